@@ -1,0 +1,1 @@
+"""Facts in, wanted state out. Pure: no I/O, no clock, no logging."""

@@ -1,0 +1,1 @@
+"""libreswan's texts: writes its configuration, reads its status. Pure."""

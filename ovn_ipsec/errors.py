@@ -1,0 +1,27 @@
+"""The exception tree. Every message names what failed, on which object, and what to check."""
+
+from __future__ import annotations
+
+
+class OvnIpsecError(Exception):
+    """Anything this program raises on purpose."""
+
+
+class SettingsError(OvnIpsecError):
+    """The command line or configuration is wrong; the message lists every violation at once."""
+
+
+class SourceError(OvnIpsecError):
+    """A source (OVSDB, certificate files) cannot be read now."""
+
+
+class DriverError(OvnIpsecError):
+    """A program or kernel interface that a driver acts on failed."""
+
+
+class CommandError(DriverError):
+    """A child process failed, could not be started, or took too long."""
+
+
+class ObservationError(DriverError):
+    """The state of a driver's target could not be read; it is unknown, never empty."""

@@ -1,0 +1,355 @@
+"""What must exist, and what does exist: connections, credentials, guard, SAs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Secret:
+    """A text that never shows itself: not in repr, str, logs or tracebacks."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself, for the one place that must write it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(("Secret", self._value))
+
+
+class Protocol(StrEnum):
+    """Upper-layer protocol of a traffic selector."""
+
+    UDP = "udp"
+    TCP = "tcp"
+    GRE = "gre"
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A traffic selector pair of one connection; None is any port (RFC 7296 section 3.13)."""
+
+    protocol: Protocol
+    local_port: int | None = None
+    remote_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PskAuth:
+    """Pre-shared key."""
+
+    psk: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAuth:
+    """Certificates: CA-signed, or self-signed when ``remote_nickname`` names the peer's own."""
+
+    local_name: str
+    remote_name: str
+    local_nickname: str
+    remote_nickname: str | None = None
+
+
+Auth = PskAuth | CertificateAuth
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """Everything about one tunnel that pluto is told. Its content is its identity."""
+
+    protocol: Protocol
+    port: int | None
+    """Destination port of the tunnel protocol; None for gre."""
+    local: str
+    """Numeric address of this end."""
+    remote: str
+    """Numeric address of the peer."""
+    auth: Auth
+    keywords: tuple[tuple[str, str], ...]
+    """Further libreswan conn keywords, in the order in which they are written."""
+    lead: bool = False
+    """This end initiates; the other end only after a while of silence (not part of identity)."""
+
+    def selectors(self) -> dict[str, Selector]:
+        """Connection role -> selectors. Roles are part of the wire contract (COMPAT)."""
+        if self.protocol is Protocol.GRE:
+            return {"": Selector(Protocol.GRE)}
+        return {
+            "in": Selector(self.protocol, local_port=self.port),
+            "out": Selector(self.protocol, remote_port=self.port),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that would change the connection (not over ``lead``)."""
+        auth = self.auth
+        parts: list[str] = [self.protocol, str(self.port), self.local, self.remote]
+        if isinstance(auth, PskAuth):
+            parts += ["psk", auth.psk.reveal()]
+        else:
+            parts += ["cert", auth.local_name, auth.remote_name]
+            parts += [auth.local_nickname, auth.remote_nickname or ""]
+        parts += [f"{key}={value}" for key, value in self.keywords]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def connection_name(tunnel: str, role: str, version: int) -> str:
+    """The name of a pluto connection: ``IF-in-N``, ``IF-out-N``, ``IF-N``."""
+    return f"{tunnel}-{role}-{version}" if role else f"{tunnel}-{version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelView:
+    """What ``tunnels/show`` prints of a tunnel, besides its state. Never a secret."""
+
+    type: str
+    local_ip: str
+    remote_ip: str
+    address_family: str
+    skb_mark: str | None
+    local_cert: str | None
+    local_name: str | None
+    local_key: str | None
+    remote_cert: str | None
+    remote_name: str | None
+    ca_cert: str | None
+    psk_set: bool
+    options: Mapping[str, str]
+    ofport: int | None
+    cfm_fault: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTunnel:
+    """One row with an IPsec option: a connection to have, or the reason why it cannot be had."""
+
+    name: str
+    view: TunnelView
+    config: TunnelConfig | None
+    problem: str | None = None
+    """Set exactly when ``config`` is None: why the tunnel is INVALID and what to do.
+    What is installed for it stays as it is (DECISIONS 2)."""
+    warnings: tuple[str, ...] = ()
+
+
+class CredentialKind(StrEnum):
+    """What an NSS entry is for; decides its trust flags."""
+
+    CA = "ca"
+    NODE = "node"
+    PEER = "peer"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One entry that pluto's NSS database must hold, exactly once under its nickname."""
+
+    nickname: str
+    kind: CredentialKind
+    pem: str
+    fingerprint: str
+    """SHA-256 of the DER, lower-case hex."""
+    key: Secret | None = None
+    """PEM private key, for NODE."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledCredential:
+    """One entry that is in the NSS database."""
+
+    nickname: str
+    fingerprint: str
+    has_key: bool
+    trust: str
+    """certutil's flags, e.g. ``CT,,`` or ``u,u,u``."""
+
+
+class GuardMode(StrEnum):
+    """What the guard does with a tunnel packet that IPsec does not cover."""
+
+    OFF = "off"
+    AUDIT = "audit"
+    ENFORCE = "enforce"
+    ENFORCE_ALWAYS = "enforce-always"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GuardPort:
+    """A tunnel protocol and port; ``port`` is None for gre."""
+
+    protocol: Protocol
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GuardTuple:
+    """One (local or any, remote, protocol, port); ``local`` None means any local address."""
+
+    remote: str
+    protocol: Protocol
+    port: int | None
+    local: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the fail-closed table must say. Closed tuples win over exempt ones."""
+
+    mode: GuardMode
+    closed_ports: frozenset[GuardPort]
+    """Closed to and from everybody."""
+    closed_peers: frozenset[GuardTuple] = frozenset()
+    exempt: frozenset[GuardTuple] = frozenset()
+    skb_mark: tuple[int, int] | None = None
+    """(value, mask): packets that match are dropped unless in ESP, exempt tunnels included."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardCounters:
+    """Tunnel packets without IPsec that the guard met, by direction, since the table was made."""
+
+    out_packets: int
+    in_packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGuard:
+    """The table as the kernel has it. ``intact``: exactly what we last put there."""
+
+    present: bool
+    intact: bool
+    mode: GuardMode | None = None
+    digest: str | None = None
+    """Of the Guard that the table was made from; None when it is not known."""
+    counters: GuardCounters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSa:
+    """An established child SA as pluto tells it."""
+
+    connection: str
+    serial: int
+    ike_serial: int | None
+    spi_in: int | None = None
+    spi_out: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    add_time: int | None = None
+    """Unix seconds at which it was made."""
+    line: str = ""
+    """pluto's own line about it, for ``ipsec/status``."""
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSa:
+    """An IKE SA, established or being negotiated."""
+
+    connection: str
+    serial: int
+    established: bool
+    initiator: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPolicy:
+    """One XFRM policy: addresses with prefix length, ports None for any."""
+
+    src: str
+    dst: str
+    protocol: str
+    sport: int | None
+    dport: int | None
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """One XFRM state (an SA in the kernel)."""
+
+    src: str
+    dst: str
+    spi: int
+    selector: KernelPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedIke:
+    """pluto and the kernel's XFRM at one moment. Only an observation that worked makes one."""
+
+    running: bool
+    generation: str = ""
+    """Changes whenever pluto is another process than before."""
+    version: str = ""
+    loaded: frozenset[str] = frozenset()
+    """Names of every loaded connection, foreign ones included."""
+    unoriented: frozenset[str] = frozenset()
+    """Loaded connections neither end of which is an address of this node."""
+    children: tuple[ChildSa, ...] = ()
+    ike_sas: tuple[IkeSa, ...] = ()
+    policies: frozenset[KernelPolicy] = frozenset()
+    states: tuple[KernelState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledTunnel:
+    """What our file (or, adopted, the original's) records of a tunnel."""
+
+    name: str
+    version: int
+    digest: str
+    """Empty when the record is the original's: compare ``config`` instead."""
+    config: TunnelConfig | None = None
+    """Only for records of the original, for adoption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unobserved:
+    """An observation that failed: the state is unknown, nothing is planned on it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The whole wanted state of the node."""
+
+    tunnels: Mapping[str, WantedTunnel] = field(default_factory=dict)
+    credentials: tuple[Credential, ...] = ()
+    keep_credentials: frozenset[str] = frozenset()
+    """Nicknames that stay although no file provides them now (the last good ones)."""
+    guard: Guard | None = None
+    """None: the guard is not ours to change now (mode unknown before the first snapshot)."""
+    complete: bool = False
+    """Every enabled source has reported once; only then is anything removed."""
+    problems: tuple[str, ...] = ()
+    """Problems of the node as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What exists, per driver; a driver that could not be read is Unobserved."""
+
+    ike: ObservedIke | Unobserved
+    installed: Mapping[str, InstalledTunnel] | Unobserved
+    credentials: tuple[InstalledCredential, ...] | Unobserved
+    guard: ObservedGuard | Unobserved

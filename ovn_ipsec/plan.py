@@ -1,0 +1,1 @@
+"""The planner: wanted state, observed state, memory and clock in; steps out. Pure."""

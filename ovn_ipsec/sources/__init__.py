@@ -1,0 +1,1 @@
+"""Reads the world into facts. May not decide, plan, or change anything."""

@@ -1,0 +1,1 @@
+"""Renders a snapshot as the texts that users and scripts read. Pure."""
