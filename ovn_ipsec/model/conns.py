@@ -117,6 +117,22 @@ def connection_name(tunnel: str, role: str, version: int) -> str:
     return f"{tunnel}-{role}-{version}" if role else f"{tunnel}-{version}"
 
 
+def same_connection(record: TunnelConfig, wanted: TunnelConfig) -> bool:
+    """Whether a connection made elsewhere (the original's) can stay for what is wanted.
+
+    Selectors and authentication decide. Its further keywords do not: they concern the next
+    negotiation, not the traffic that is protected now. ``%defaultroute`` stands for the address
+    that pluto resolved it to.
+    """
+    return (
+        record.protocol is wanted.protocol
+        and record.port == wanted.port
+        and record.local in (wanted.local, "%defaultroute")
+        and record.remote == wanted.remote
+        and record.auth == wanted.auth
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelView:
     """What ``tunnels/show`` prints of a tunnel, besides its state. Never a secret."""
