@@ -93,6 +93,16 @@ def test_connection_deleted_behind_our_back_is_loaded_again_alone() -> None:
     assert world.all_up(want)
 
 
+def test_old_version_left_by_a_crash_is_replaced_together_with_the_new_one() -> None:
+    world, want = World(), desired(a=config())
+    world.load("a", 1, with_psk(config(), "old"))
+    world.load("a", 2, config())
+    world.installed["a"] = InstalledTunnel("a", 2, config().digest)
+    assert world.tick(want) == (ReplaceConnection("a", ("a-in-1", "a-out-1"), 2, config()),)
+    assert world.settle(want, 30) == []
+    assert world.all_up(want)
+
+
 def test_state_flush_renegotiates_once_after_it_is_confirmed() -> None:
     world, want = World(), desired(a=config(2))
     world.settle(want, 5)
