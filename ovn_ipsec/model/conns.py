@@ -117,6 +117,20 @@ def connection_name(tunnel: str, role: str, version: int) -> str:
     return f"{tunnel}-{role}-{version}" if role else f"{tunnel}-{version}"
 
 
+def same_connection(record: TunnelConfig, wanted: TunnelConfig) -> bool:
+    """Whether a loaded connection that others made does what is wanted.
+
+    Selectors and authentication decide; keywords that only tune it do not (DECISIONS 5).
+    """
+    return (record.protocol, record.port, record.local, record.remote, record.auth) == (
+        wanted.protocol,
+        wanted.port,
+        wanted.local,
+        wanted.remote,
+        wanted.auth,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelView:
     """What ``tunnels/show`` prints of a tunnel, besides its state. Never a secret."""
@@ -221,6 +235,16 @@ class Guard:
     exempt: frozenset[GuardTuple] = frozenset()
     skb_mark: tuple[int, int] | None = None
     """(value, mask): packets that match are dropped unless in ESP, exempt tunnels included."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content: equal guards have equal digests."""
+        parts: list[str] = [self.mode, repr(self.skb_mark)]
+        parts += [repr((p.protocol.value, p.port)) for p in sorted(self.closed_ports, key=repr)]
+        for tuples in (self.closed_peers, self.exempt):
+            parts.append("tuples")
+            parts += sorted(repr((t.remote, t.protocol.value, t.port, t.local)) for t in tuples)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
