@@ -28,6 +28,8 @@ MAX_CLIENTS = 128
 MAX_REQUEST_BYTES = 64 * 1024
 STALL_S = 10.0
 """A client that leaves half a request, or does not read its reply, for so long is dropped."""
+_BACKLOG = 1024
+"""Not yet accepted clients; a full queue refuses the next one at once (EAGAIN, unix(7))."""
 _CHUNK_BYTES = 64 * 1024
 _SUN_PATH_BYTES = 107
 _SWEEP_S = 1.0
@@ -175,7 +177,8 @@ class ControlServer:
                 sock.close()
 
     def _turn(self, swept_s: float) -> float:
-        for key, events in self._selector.select(0 if self._more else _SWEEP_S):
+        idle_s = _SWEEP_S if self._clients else None  # without clients there is nothing to sweep
+        for key, events in self._selector.select(0 if self._more else idle_s):
             self._handle(key, events)
         while self._soon:
             self._soon.popleft()()
@@ -202,6 +205,7 @@ class ControlServer:
                 self._receive(client)
 
     def _accept(self) -> None:
+        """One client per turn: those already here are served before the next one comes in."""
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -370,7 +374,7 @@ def _listen(path: Path) -> socket.socket:
             directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
             address = f"/proc/self/fd/{directory}/{path.name}"
         listener.bind(address)
-        listener.listen(MAX_CLIENTS)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
