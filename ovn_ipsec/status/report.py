@@ -196,6 +196,8 @@ def _field(name: str, value: str) -> str:
 
 def _plain(text: str) -> str:
     """One line, whatever is in it."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
