@@ -159,23 +159,34 @@ class ControlServer:
             self._wake_in.send(b"x")
 
     def _serve(self) -> None:
-        swept_s = time.monotonic()
-        while not self._closing:
-            for key, events in self._selector.select(0 if self._more else _SWEEP_S):
-                self._handle(key, events)
-            while self._soon:
-                self._soon.popleft()()
-            for client in list(self._more):
-                self._more.discard(client)
-                self._take_request(client)
-            if time.monotonic() - swept_s > _SWEEP_S:
-                swept_s = time.monotonic()
-                self._sweep(swept_s)
-        for client in list(self._clients):
-            self._close_client(client)
-        self._selector.close()
-        for sock in (self._listener, self._wake_out, self._wake_in):
-            sock.close()
+        try:
+            swept_s = time.monotonic()
+            while not self._closing:
+                swept_s = self._turn(swept_s)
+        except Exception:
+            _log.exception("control socket %s: the server ends; restart the agent", self._path)
+            raise
+        finally:
+            # Also after a bug: a refused connection tells more than one that hangs.
+            for client in list(self._clients):
+                self._close_client(client)
+            self._selector.close()
+            for sock in (self._listener, self._wake_out, self._wake_in):
+                sock.close()
+
+    def _turn(self, swept_s: float) -> float:
+        for key, events in self._selector.select(0 if self._more else _SWEEP_S):
+            self._handle(key, events)
+        while self._soon:
+            self._soon.popleft()()
+        for client in list(self._more):
+            self._more.discard(client)
+            self._take_request(client)
+        now_s = time.monotonic()
+        if now_s - swept_s < _SWEEP_S:
+            return swept_s
+        self._sweep(now_s)
+        return now_s
 
     def _handle(self, key: selectors.SelectorKey, events: int) -> None:
         if key.fileobj is self._listener:
