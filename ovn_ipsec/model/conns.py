@@ -118,16 +118,18 @@ def connection_name(tunnel: str, role: str, version: int) -> str:
 
 
 def same_connection(record: TunnelConfig, wanted: TunnelConfig) -> bool:
-    """Whether a loaded connection that others made does what is wanted.
+    """Whether a connection made elsewhere (the original's) can stay for what is wanted.
 
-    Selectors and authentication decide; keywords that only tune it do not (DECISIONS 5).
+    Selectors and authentication decide. Its further keywords do not: they concern the next
+    negotiation, not the traffic that is protected now. ``%defaultroute`` stands for the address
+    that pluto resolved it to.
     """
-    return (record.protocol, record.port, record.local, record.remote, record.auth) == (
-        wanted.protocol,
-        wanted.port,
-        wanted.local,
-        wanted.remote,
-        wanted.auth,
+    return (
+        record.protocol is wanted.protocol
+        and record.port == wanted.port
+        and record.local in (wanted.local, "%defaultroute")
+        and record.remote == wanted.remote
+        and record.auth == wanted.auth
     )
 
 
@@ -192,9 +194,12 @@ class InstalledCredential:
 
     nickname: str
     fingerprint: str
+    """SHA-256 of the DER, lower-case hex; empty for a key whose certificate is gone."""
     has_key: bool
     trust: str
     """certutil's flags, e.g. ``CT,,`` or ``u,u,u``."""
+    is_root: bool = False
+    """A self-signed CA: pluto lets it issue certificates whatever its trust flags are."""
 
 
 class GuardMode(StrEnum):

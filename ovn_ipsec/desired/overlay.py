@@ -1,0 +1,298 @@
+"""Tunnel rows with an IPsec option -> wanted tunnels: a connection each, or the reason why not.
+
+A row asks for IPsec when its options hold ``psk``, ``remote_cert`` or ``remote_name``, whatever
+their value: an empty one is a mistake to report, never a plain tunnel. What is wrong with one row
+never touches another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ovn_ipsec.desired.endpoints import Endpoints, family_name, resolve_endpoints
+from ovn_ipsec.desired.invalid import Invalid
+from ovn_ipsec.desired.options import PREFIX, judge_options, shown
+from ovn_ipsec.model.conns import (
+    Auth,
+    CertificateAuth,
+    Protocol,
+    PskAuth,
+    Secret,
+    TunnelConfig,
+    TunnelView,
+    WantedTunnel,
+)
+from ovn_ipsec.model.facts import TunnelFact
+
+IPSEC_OPTIONS = ("psk", "remote_cert", "remote_name")
+"""Any of these options turns IPsec on for a row."""
+
+DEFAULT_PORTS: Mapping[str, tuple[Protocol, int | None]] = {
+    "geneve": (Protocol.UDP, 6081),
+    "vxlan": (Protocol.UDP, 4789),
+    "stt": (Protocol.TCP, 7471),
+    "gre": (Protocol.GRE, None),
+}
+"""Tunnel type -> its protocol and destination port where the row names none (vswitchd)."""
+
+IKE_PORTS = frozenset({500, 4500})
+"""No tunnel can have these: pluto talks to its peers there (RFC 7296 section 2)."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
+"""Of an interface: what can be part of a connection's name and of a file's."""
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+"""An IKE id (without its ``@``), which is also a certificate's CN and part of a nickname."""
+
+_STRONG_PSK_BYTES = 16
+"""Shorter ones are refused in FIPS mode with SHA2_256 (pluto's own limit)."""
+_MOST_PSK_BYTES = 1024
+
+_CRYPTO = {"ike": "aes_gcm256-sha2_256", "esp": "aes_gcm256"}
+"""As the original has it; both ends must agree (COMPAT)."""
+_BASE = {
+    "type": "transport",
+    # 5.x warns that it is now called keyexchange= and obeys (DECISIONS 10).
+    "ikev2": "yes",
+    # Transport mode needs no routes; the script costs 20 to 50 ms per connection and event.
+    "leftupdown": "%disabled",
+    # Liveness (RFC 7296 section 2.4): after 10 s without an inbound packet the peer is asked,
+    # and counts as dead when it has not answered for 15 s. The default timeout is 60 s.
+    "dpddelay": "10s",
+    "retransmit-timeout": "15s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """A self-signed peer's certificate, by the path that its row gives."""
+
+    nickname: str = ""
+    common_name: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """What this node can authenticate with, as the credentials have been judged."""
+
+    local_name: str | None = None
+    local_nickname: str | None = None
+    problem: str | None = None
+    """Why no certificate connection can be made now."""
+    ca_problem: str | None = None
+    """Why no connection to a CA-signed peer can be made now."""
+    rightca: str | None = None
+    """For connections to CA-signed peers (DECISIONS 4)."""
+    peers: Mapping[str, PeerIdentity] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all rows of a node share."""
+
+    identity: NodeIdentity
+    other_config: Mapping[str, str] = field(default_factory=dict)
+    local_addresses: Mapping[str, str | None] = field(default_factory=dict)
+    use_default_crypto: bool = False
+    warnings: tuple[str, ...] = ()
+    """Given to every tunnel."""
+
+
+def wants_ipsec(tunnel: TunnelFact) -> bool:
+    """Whether the row has an IPsec option."""
+    return any(option in tunnel.options for option in IPSEC_OPTIONS)
+
+
+def addresses_to_look_up(tunnels: Iterable[TunnelFact]) -> frozenset[str]:
+    """What ``Facts.local_addresses`` must hold: remote ends, and local ends that rows name."""
+    options = [tunnel.options for tunnel in tunnels if wants_ipsec(tunnel)]
+    return frozenset(
+        row[key] for row in options for key in ("remote_ip", "local_ip") if row.get(key)
+    )
+
+
+def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
+    """The wanted tunnel of one row that ``wants_ipsec``; never raises."""
+    view = _view(tunnel, around)
+    warnings = [*around.warnings]
+    try:
+        config = _config(tunnel, around, warnings)
+    except Invalid as invalid:
+        problem = f"interface {shown_name(tunnel.name)}: {invalid}"
+        return WantedTunnel(tunnel.name, view, None, problem, tuple(warnings))
+    return WantedTunnel(tunnel.name, view, config, None, tuple(warnings))
+
+
+def shown_name(name: str) -> str:
+    """An interface's name for a message."""
+    return name if _NAME.fullmatch(name) else shown(name)
+
+
+def _config(tunnel: TunnelFact, around: Surroundings, warnings: list[str]) -> TunnelConfig:
+    if _NAME.fullmatch(tunnel.name) is None:
+        raise Invalid(
+            "its name cannot be part of a connection's name; use 1 to 100 letters, digits, "
+            "'_', '.' and '-', with a letter or digit first"
+        )
+    if tunnel.datapath_type == "netdev":
+        raise Invalid(
+            "userspace datapath: neither IPsec nor guard applies; put the tunnel on a bridge "
+            "with datapath_type=system"
+        )
+    protocol, port = tunnel_port(tunnel)
+    ends = resolve_endpoints(tunnel.options, around.local_addresses)
+    auth = _auth(tunnel.options, around, warnings)
+    keywords = _keywords(tunnel, auth, around, warnings)
+    return TunnelConfig(
+        protocol=protocol,
+        port=port,
+        local=str(ends.local),
+        remote=str(ends.remote),
+        auth=auth,
+        keywords=keywords,
+        lead=_leads(auth, ends),
+    )
+
+
+def tunnel_port(tunnel: TunnelFact) -> tuple[Protocol, int | None]:
+    """Protocol and destination port of a tunnel row; Invalid when they are not usable."""
+    if tunnel.type not in DEFAULT_PORTS:
+        raise Invalid(f"type {shown(tunnel.type)} cannot be protected; use geneve, vxlan or gre")
+    protocol, port = DEFAULT_PORTS[tunnel.type]
+    text = tunnel.options.get("dst_port")
+    if text is None or port is None:
+        return protocol, port
+    if re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) is None or not 0 < int(text) < 65536:
+        raise Invalid(f"options:dst_port={shown(text)} is not a port; set 1 to 65535 or remove it")
+    if protocol is Protocol.UDP and int(text) in IKE_PORTS:
+        raise Invalid(f"options:dst_port={text} is IKE's own port; choose another")
+    return protocol, int(text)
+
+
+def _auth(options: Mapping[str, str], around: Surroundings, warnings: list[str]) -> Auth:
+    if "psk" in options:
+        if "remote_cert" in options or "remote_name" in options:
+            raise Invalid(
+                "options:psk is set together with remote_cert or remote_name; keep only one way "
+                "to authenticate"
+            )
+        return _psk_auth(options["psk"], warnings)
+    identity = around.identity
+    if "remote_cert" in options:
+        peer = identity.peers.get(options["remote_cert"])
+        if peer is None:
+            raise Invalid(
+                f"options:remote_cert={shown(options['remote_cert'])} has not been read; name a "
+                "PEM file that exists on this node"
+            )
+        if peer.problem is not None:
+            raise Invalid(peer.problem)
+        named = options.get("remote_name")
+        if named is not None and named.lower() != peer.common_name.lower():
+            raise Invalid(
+                f"options:remote_name={shown(named)} is not the name in options:remote_cert, "
+                f"{shown(peer.common_name)}; remove it or correct it"
+            )
+        return _certificate_auth(identity, peer.common_name, peer.nickname)
+    if identity.problem is None and identity.ca_problem is not None:
+        raise Invalid(identity.ca_problem)
+    return _certificate_auth(identity, options["remote_name"], None)
+
+
+def _psk_auth(psk: str, warnings: list[str]) -> PskAuth:
+    """The value itself must never reach a message."""
+    if not psk:
+        raise Invalid("options:psk is empty; set a key, the same on both ends")
+    if any(not character.isprintable() for character in psk):
+        raise Invalid(
+            "options:psk holds a control character (a newline?); set a key of printable characters"
+        )
+    length = len(psk.encode())
+    if length > _MOST_PSK_BYTES:
+        raise Invalid(f"options:psk is longer than {_MOST_PSK_BYTES} bytes; set a shorter key")
+    if length < _STRONG_PSK_BYTES:
+        warnings.append(
+            f"options:psk is shorter than {_STRONG_PSK_BYTES} bytes and may be guessed"
+        )
+    return PskAuth(Secret(psk))
+
+
+def _certificate_auth(
+    identity: NodeIdentity, remote_name: str, remote_nickname: str | None
+) -> CertificateAuth:
+    if _IDENTITY.fullmatch(remote_name) is None:
+        raise Invalid(
+            f"peer name {shown(remote_name)} cannot be an IKE id; use 1 to 64 letters, digits, "
+            "'_', '.' and '-', with a letter or digit first"
+        )
+    if identity.problem is not None:
+        raise Invalid(identity.problem)
+    if not identity.local_name or not identity.local_nickname:
+        raise Invalid(
+            "this node has no certificate; set other_config:certificate and private_key in "
+            "table Open_vSwitch"
+        )
+    if remote_name.lower() == identity.local_name.lower():
+        raise Invalid(
+            f"peer name {remote_name} is this node's own; every node needs a name (and a "
+            "certificate) of its own"
+        )
+    return CertificateAuth(
+        local_name=identity.local_name,
+        remote_name=remote_name,
+        local_nickname=identity.local_nickname,
+        remote_nickname=remote_nickname,
+    )
+
+
+def _keywords(
+    tunnel: TunnelFact, auth: Auth, around: Surroundings, warnings: list[str]
+) -> tuple[tuple[str, str], ...]:
+    verdict = judge_options(tunnel.options)
+    warnings.extend(verdict.warnings)
+    if verdict.problem is not None:
+        raise Invalid(verdict.problem)
+    keywords = dict(_BASE)
+    if not around.use_default_crypto:
+        keywords.update(_CRYPTO)
+    if isinstance(auth, CertificateAuth) and auth.remote_nickname is None:
+        rightca = around.identity.rightca
+        if rightca is not None:
+            keywords["rightca"] = rightca
+    keywords.update(verdict.keywords)
+    return tuple(keywords.items())
+
+
+def _leads(auth: Auth, ends: Endpoints) -> bool:
+    """Exactly one of the two ends initiates; each computes the opposite of the other."""
+    if isinstance(auth, CertificateAuth):
+        return auth.local_name.lower() < auth.remote_name.lower()
+    return int(ends.local) < int(ends.remote)
+
+
+def _view(tunnel: TunnelFact, around: Surroundings) -> TunnelView:
+    options, other_config = tunnel.options, around.other_config
+    peer = around.identity.peers.get(options.get("remote_cert", ""))
+    return TunnelView(
+        type=tunnel.type,
+        local_ip=options.get("local_ip", "%defaultroute"),
+        remote_ip=options.get("remote_ip", "None"),
+        address_family=family_name(options.get("remote_ip"), options.get("local_ip")),
+        skb_mark=other_config.get("ipsec_skb_mark"),
+        local_cert=other_config.get("certificate"),
+        local_name=around.identity.local_name,
+        local_key=other_config.get("private_key"),
+        remote_cert=options.get("remote_cert"),
+        remote_name=(peer.common_name or None) if peer else options.get("remote_name"),
+        ca_cert=other_config.get("ca_cert"),
+        psk_set="psk" in options,
+        options={
+            key.removeprefix(PREFIX): value
+            for key, value in sorted(options.items())
+            if key.startswith(PREFIX)
+        },
+        ofport=tunnel.ofport,
+        cfm_fault=tunnel.cfm_fault,
+    )
