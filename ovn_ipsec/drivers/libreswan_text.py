@@ -201,12 +201,12 @@ def _identity(tunnel: str, name: str) -> str:
 
 
 def _conn_word(name: str) -> str:
-    if name.startswith(_SERIAL_PREFIXES) or _unwritable(name) or ('"' in name and " " in name):
+    if name.startswith(_SERIAL_PREFIXES) or _unwritable(name) or '"' in name:
         raise DriverError(
             f"tunnel name {name[:80]!r}: libreswan cannot have a connection of this name; rename"
             " the interface"
         )
-    return name if '"' in name else f'"{name}"'
+    return name if _PLAIN_STEM.fullmatch(name) else f'"{name}"'
 
 
 def _value_word(tunnel: str, key: str, value: str) -> str:

@@ -194,9 +194,12 @@ class InstalledCredential:
 
     nickname: str
     fingerprint: str
+    """SHA-256 of the DER, lower-case hex; empty for a key whose certificate is gone."""
     has_key: bool
     trust: str
     """certutil's flags, e.g. ``CT,,`` or ``u,u,u``."""
+    is_root: bool = False
+    """A self-signed CA: pluto lets it issue certificates whatever its trust flags are."""
 
 
 class GuardMode(StrEnum):

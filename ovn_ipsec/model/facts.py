@@ -43,14 +43,16 @@ class CertificateFact:
     problem: str | None = None
     pem: str = ""
     """The first certificate alone, re-encoded."""
-    chain_pem: tuple[str, ...] = ()
-    """Every certificate of the file in order (a CA bundle has several)."""
+    chain: tuple[CertificateFact, ...] = ()
+    """Every certificate of the file in order, the first included (a CA bundle has several)."""
     common_name: str = ""
     dns_names: tuple[str, ...] = ()
     fingerprint: str = ""
     """SHA-256 of the DER, lower-case hex."""
     public_key_hash: str = ""
     """SHA-256 of the SubjectPublicKeyInfo, lower-case hex."""
+    key_type: str = ""
+    """``rsa`` or ``ec``: libreswan's ``authby`` depends on it."""
     issuer: str = ""
     """RFC 4514 string."""
     subject: str = ""

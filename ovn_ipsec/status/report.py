@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ovn_ipsec.model.conns import KernelPolicy, TunnelView
+from ovn_ipsec.model.conns import GuardMode, KernelPolicy, TunnelView
 from ovn_ipsec.model.snapshot import (
     GuardStatus,
     IkeStatus,
@@ -241,8 +241,11 @@ def _guard_lines(guard: GuardStatus | None) -> list[str]:
         state = f"{mode}, changed by somebody else"
     lines = [_field("Guard", state)]
     if guard.counters is not None:
-        drops = f"out {guard.counters.out_packets}, in {guard.counters.in_packets}"
-        lines.append(_field("Guard drops", f"{drops} (packets without IPsec)"))
+        met = f"out {guard.counters.out_packets}, in {guard.counters.in_packets}"
+        if guard.mode is GuardMode.AUDIT:
+            lines.append(_field("Guard counted", f"{met} (packets without IPsec, let pass)"))
+        else:
+            lines.append(_field("Guard drops", f"{met} (packets without IPsec)"))
     return lines
 
 

@@ -28,6 +28,8 @@ MAX_CLIENTS = 128
 MAX_REQUEST_BYTES = 64 * 1024
 STALL_S = 10.0
 """A client that leaves half a request, or does not read its reply, for so long is dropped."""
+_BACKLOG = 1024
+"""Not yet accepted clients; a full queue refuses the next one at once (EAGAIN, unix(7))."""
 _CHUNK_BYTES = 64 * 1024
 _SUN_PATH_BYTES = 107
 _SWEEP_S = 1.0
@@ -159,23 +161,35 @@ class ControlServer:
             self._wake_in.send(b"x")
 
     def _serve(self) -> None:
-        swept_s = time.monotonic()
-        while not self._closing:
-            for key, events in self._selector.select(0 if self._more else _SWEEP_S):
-                self._handle(key, events)
-            while self._soon:
-                self._soon.popleft()()
-            for client in list(self._more):
-                self._more.discard(client)
-                self._take_request(client)
-            if time.monotonic() - swept_s > _SWEEP_S:
-                swept_s = time.monotonic()
-                self._sweep(swept_s)
-        for client in list(self._clients):
-            self._close_client(client)
-        self._selector.close()
-        for sock in (self._listener, self._wake_out, self._wake_in):
-            sock.close()
+        try:
+            swept_s = time.monotonic()
+            while not self._closing:
+                swept_s = self._turn(swept_s)
+        except Exception:
+            _log.exception("control socket %s: the server ends; restart the agent", self._path)
+            raise
+        finally:
+            # Also after a bug: a refused connection tells more than one that hangs.
+            for client in list(self._clients):
+                self._close_client(client)
+            self._selector.close()
+            for sock in (self._listener, self._wake_out, self._wake_in):
+                sock.close()
+
+    def _turn(self, swept_s: float) -> float:
+        idle_s = _SWEEP_S if self._clients else None  # without clients there is nothing to sweep
+        for key, events in self._selector.select(0 if self._more else idle_s):
+            self._handle(key, events)
+        while self._soon:
+            self._soon.popleft()()
+        for client in list(self._more):
+            self._more.discard(client)
+            self._take_request(client)
+        now_s = time.monotonic()
+        if now_s - swept_s < _SWEEP_S:
+            return swept_s
+        self._sweep(now_s)
+        return now_s
 
     def _handle(self, key: selectors.SelectorKey, events: int) -> None:
         if key.fileobj is self._listener:
@@ -191,6 +205,7 @@ class ControlServer:
                 self._receive(client)
 
     def _accept(self) -> None:
+        """One client per turn: those already here are served before the next one comes in."""
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -359,7 +374,7 @@ def _listen(path: Path) -> socket.socket:
             directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
             address = f"/proc/self/fd/{directory}/{path.name}"
         listener.bind(address)
-        listener.listen(MAX_CLIENTS)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise

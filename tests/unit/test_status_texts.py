@@ -230,6 +230,23 @@ def test_foreign_connections_and_policies_are_in_nobodys_block() -> None:
     assert "4789" in render_xfrm_policies(taken, 101.0)
 
 
+def test_guard_that_only_counts_does_not_claim_to_drop() -> None:
+    taken = snapshot(WANTED)
+    assert taken.guard is not None
+    audit = replace(taken, guard=replace(taken.guard, mode=GuardMode.AUDIT))
+    assert "  Guard counted:  out 3, in 4 (packets without IPsec, let pass)\n" in shown(audit)
+    assert "Guard drops" not in shown(audit)
+
+
+def test_guard_that_is_gone_or_changed_is_told_even_without_tunnels() -> None:
+    taken = snapshot(versions={})
+    assert taken.guard is not None
+    gone = replace(taken, guard=replace(taken.guard, present=False))
+    changed = replace(taken, guard=replace(taken.guard, intact=False))
+    assert "  Guard:          absent\n" in shown(gone)
+    assert "  Guard:          enforce, changed by somebody else\n" in shown(changed)
+
+
 def test_last_error_and_warnings_stand_among_the_fields() -> None:
     wanted = replace(WANTED, warnings=("ipsec_foo: unknown, ignored",))
     text = shown(snapshot(wanted, errors={NAME: "addconn: exit code 1"}))
