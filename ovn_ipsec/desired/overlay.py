@@ -47,12 +47,12 @@ _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 _STRONG_PSK_BYTES = 16
 """Shorter ones are refused in FIPS mode with SHA2_256 (pluto's own limit)."""
-_MOST_PSK_BYTES = 1024
+_MOST_PSK_BYTES = 900
+"""What a line of pluto's secrets file holds as hex."""
 
 _CRYPTO = {"ike": "aes_gcm256-sha2_256", "esp": "aes_gcm256"}
 """As the original has it; both ends must agree (COMPAT)."""
 _BASE = {
-    "type": "transport",
     # 5.x warns that it is now called keyexchange= and obeys (DECISIONS 10).
     "ikev2": "yes",
     # Transport mode needs no routes; the script costs 20 to 50 ms per connection and event.

@@ -71,7 +71,6 @@ def test_psk_row_becomes_the_originals_connection() -> None:
         remote="192.0.2.2",
         auth=PskAuth(Secret(_PSK)),
         keywords=(
-            ("type", "transport"),
             ("ikev2", "yes"),
             ("leftupdown", "%disabled"),
             ("dpddelay", "10s"),
@@ -282,7 +281,7 @@ _rows = st.builds(
     ),
     datapath_type=st.sampled_from(["system", "netdev"]),
 )
-_KEYWORDS = {option.key for option in TABLE} | {"type", "ikev2", "leftupdown", "rightca"}
+_KEYWORDS = {option.key for option in TABLE} | {"ikev2", "leftupdown", "rightca"}
 _VALUE = re.compile(r"[A-Za-z0-9_+,%-]+", re.ASCII)
 
 
