@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ovn_ipsec.desired.credentials import CredentialVerdict, name_problem
 from ovn_ipsec.desired.endpoints import Endpoints, family_name, resolve_endpoints
 from ovn_ipsec.desired.invalid import Invalid
 from ovn_ipsec.desired.options import PREFIX, judge_options, shown
@@ -42,9 +43,6 @@ IKE_PORTS = frozenset({500, 4500})
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 """Of an interface: what can be part of a connection's name and of a file's."""
-_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
-"""An IKE id (without its ``@``), which is also a certificate's CN and part of a nickname."""
-
 _STRONG_PSK_BYTES = 16
 """Shorter ones are refused in FIPS mode with SHA2_256 (pluto's own limit)."""
 _MOST_PSK_BYTES = 900
@@ -65,34 +63,12 @@ _BASE = {
 
 
 @dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """A self-signed peer's certificate, by the path that its row gives."""
-
-    nickname: str = ""
-    common_name: str = ""
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeIdentity:
-    """What this node can authenticate with, as the credentials have been judged."""
-
-    local_name: str | None = None
-    local_nickname: str | None = None
-    problem: str | None = None
-    """Why no certificate connection can be made now."""
-    ca_problem: str | None = None
-    """Why no connection to a CA-signed peer can be made now."""
-    rightca: str | None = None
-    """For connections to CA-signed peers (DECISIONS 4)."""
-    peers: Mapping[str, PeerIdentity] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all rows of a node share."""
 
-    identity: NodeIdentity
+    credentials: CredentialVerdict
+    rightca: str = "%same"
+    """For connections to CA-signed peers (DECISIONS 4)."""
     other_config: Mapping[str, str] = field(default_factory=dict)
     local_addresses: Mapping[str, str | None] = field(default_factory=dict)
     use_default_crypto: bool = False
@@ -179,26 +155,26 @@ def _auth(options: Mapping[str, str], around: Surroundings, warnings: list[str])
                 "to authenticate"
             )
         return _psk_auth(options["psk"], warnings)
-    identity = around.identity
-    if "remote_cert" in options:
-        peer = identity.peers.get(options["remote_cert"])
-        if peer is None:
-            raise Invalid(
-                f"options:remote_cert={shown(options['remote_cert'])} has not been read; name a "
-                "PEM file that exists on this node"
-            )
-        if peer.problem is not None:
-            raise Invalid(peer.problem)
-        named = options.get("remote_name")
-        if named is not None and named.lower() != peer.common_name.lower():
-            raise Invalid(
-                f"options:remote_name={shown(named)} is not the name in options:remote_cert, "
-                f"{shown(peer.common_name)}; remove it or correct it"
-            )
-        return _certificate_auth(identity, peer.common_name, peer.nickname)
-    if identity.problem is None and identity.ca_problem is not None:
-        raise Invalid(identity.ca_problem)
-    return _certificate_auth(identity, options["remote_name"], None)
+    verdict = around.credentials
+    if "remote_cert" not in options:
+        if verdict.ca_problem is not None:
+            raise Invalid(verdict.ca_problem)
+        return _certificate_auth(verdict, options["remote_name"], None)
+    path, named = options["remote_cert"], options.get("remote_name")
+    peer = verdict.peers.get(path)
+    if peer is None:
+        raise Invalid(
+            f"options:remote_cert={shown(path)} has not been read; name a PEM file that exists "
+            "on this node"
+        )
+    if peer.problem is not None or peer.common_name is None:
+        raise Invalid(peer.problem or f"options:remote_cert={shown(path)} holds no common name")
+    if named is not None and named.lower() != peer.common_name.lower():
+        raise Invalid(
+            f"options:remote_name={shown(named)} is not the name in options:remote_cert, "
+            f"{peer.common_name}; remove it or correct it"
+        )
+    return _certificate_auth(verdict, peer.common_name, peer.nickname)
 
 
 def _psk_auth(psk: str, warnings: list[str]) -> PskAuth:
@@ -220,29 +196,24 @@ def _psk_auth(psk: str, warnings: list[str]) -> PskAuth:
 
 
 def _certificate_auth(
-    identity: NodeIdentity, remote_name: str, remote_nickname: str | None
+    verdict: CredentialVerdict, remote_name: str, remote_nickname: str | None
 ) -> CertificateAuth:
-    if _IDENTITY.fullmatch(remote_name) is None:
+    refused = name_problem(remote_name)
+    if refused is not None:
         raise Invalid(
-            f"peer name {shown(remote_name)} cannot be an IKE id; use 1 to 64 letters, digits, "
-            "'_', '.' and '-', with a letter or digit first"
+            f"options:remote_name {refused}; set the common name of the peer's certificate"
         )
-    if identity.problem is not None:
-        raise Invalid(identity.problem)
-    if not identity.local_name or not identity.local_nickname:
+    if verdict.problem is not None or not verdict.local_name or not verdict.local_nickname:
+        raise Invalid(verdict.problem or "this node's certificate holds no common name")
+    if remote_name.lower() == verdict.local_name.lower():
         raise Invalid(
-            "this node has no certificate; set other_config:certificate and private_key in "
-            "table Open_vSwitch"
-        )
-    if remote_name.lower() == identity.local_name.lower():
-        raise Invalid(
-            f"peer name {remote_name} is this node's own; every node needs a name (and a "
+            f"the peer's name, {remote_name}, is this node's own; every node needs a name (and a "
             "certificate) of its own"
         )
     return CertificateAuth(
-        local_name=identity.local_name,
+        local_name=verdict.local_name,
         remote_name=remote_name,
-        local_nickname=identity.local_nickname,
+        local_nickname=verdict.local_nickname,
         remote_nickname=remote_nickname,
     )
 
@@ -258,9 +229,7 @@ def _keywords(
     if not around.use_default_crypto:
         keywords.update(_CRYPTO)
     if isinstance(auth, CertificateAuth) and auth.remote_nickname is None:
-        rightca = around.identity.rightca
-        if rightca is not None:
-            keywords["rightca"] = rightca
+        keywords["rightca"] = around.rightca
     keywords.update(verdict.keywords)
     return tuple(keywords.items())
 
@@ -274,7 +243,7 @@ def _leads(auth: Auth, ends: Endpoints) -> bool:
 
 def _view(tunnel: TunnelFact, around: Surroundings) -> TunnelView:
     options, other_config = tunnel.options, around.other_config
-    peer = around.identity.peers.get(options.get("remote_cert", ""))
+    peer = around.credentials.peers.get(options.get("remote_cert", ""))
     return TunnelView(
         type=tunnel.type,
         local_ip=options.get("local_ip", "%defaultroute"),
@@ -282,10 +251,10 @@ def _view(tunnel: TunnelFact, around: Surroundings) -> TunnelView:
         address_family=family_name(options.get("remote_ip"), options.get("local_ip")),
         skb_mark=other_config.get("ipsec_skb_mark"),
         local_cert=other_config.get("certificate"),
-        local_name=around.identity.local_name,
+        local_name=around.credentials.local_name,
         local_key=other_config.get("private_key"),
         remote_cert=options.get("remote_cert"),
-        remote_name=(peer.common_name or None) if peer else options.get("remote_name"),
+        remote_name=peer.common_name if peer else options.get("remote_name"),
         ca_cert=other_config.get("ca_cert"),
         psk_set="psk" in options,
         options={

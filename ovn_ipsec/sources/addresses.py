@@ -22,7 +22,12 @@ def _source_address(remote: str) -> str | None:
     except (OSError, UnicodeError, ValueError):
         return None
     address = ipaddress.ip_address(source)
-    return None if address.is_unspecified else str(address)
+    if address.is_unspecified:
+        return None
+    if address.is_loopback:
+        # Only what this node delivers to itself leaves from a loopback address.
+        return str(ipaddress.ip_address(str(target[0]).partition("%")[0]))
+    return str(address)
 
 
 class LocalAddresses:

@@ -11,10 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ovn_ipsec.desired.conflicts import settle_conflicts
+from ovn_ipsec.desired.credentials import CredentialVerdict, PeerVerdict
 from ovn_ipsec.desired.options import TABLE
 from ovn_ipsec.desired.overlay import (
-    NodeIdentity,
-    PeerIdentity,
     Surroundings,
     addresses_to_look_up,
     build_tunnel,
@@ -31,17 +30,17 @@ from ovn_ipsec.model.conns import (
 from ovn_ipsec.model.facts import TunnelFact
 
 _PSK = "a key of more than sixteen bytes"
-_IDENTITY = NodeIdentity(
+_VERDICT = CredentialVerdict(
     local_name="node-a",
     local_nickname="ovs_certkey_node-a",
-    rightca="%any",
     peers={
-        "/b.pem": PeerIdentity("ovs_cert_node-b", "node-b"),
-        "/bad.pem": PeerIdentity(problem="/bad.pem: not a certificate; copy it again"),
+        "/b.pem": PeerVerdict("ovs_cert_node-b", "node-b"),
+        "/bad.pem": PeerVerdict(problem="/bad.pem: not a certificate; copy it again"),
     },
 )
 _AROUND = Surroundings(
-    identity=_IDENTITY,
+    credentials=_VERDICT,
+    rightca="%any",
     local_addresses={
         "192.0.2.2": "192.0.2.1",
         "192.0.2.1": "192.0.2.1",
@@ -172,9 +171,12 @@ def test_view_keeps_the_rows_words_and_hides_the_key() -> None:
         (_row(psk="s3cret\nline", remote_ip="192.0.2.2"), "control character"),
         (_row(psk="s3cret\0", remote_ip="192.0.2.2"), "control character"),
         (_row(psk=_PSK, remote_ip="192.0.2.2", remote_name="node-b"), "keep only one way"),
-        (_row(remote_ip="192.0.2.2", remote_name=""), "cannot be an IKE id"),
-        (_row(remote_ip="192.0.2.2", remote_name="%any"), "cannot be an IKE id"),
-        (_row(remote_ip="192.0.2.2", remote_name="x" * 65), "cannot be an IKE id"),
+        (_row(remote_ip="192.0.2.2", remote_name=""), "options:remote_name is empty"),
+        (
+            _row(remote_ip="192.0.2.2", remote_name="%any"),
+            "options:remote_name '%any' may hold only",
+        ),
+        (_row(remote_ip="192.0.2.2", remote_name="x" * 65), "at most 64"),
         (_row(remote_ip="192.0.2.2", remote_name="NODE-A"), "this node's own"),
         (_row(remote_ip="192.0.2.2", remote_cert="/c.pem"), "has not been read"),
         (_row(remote_ip="192.0.2.2", remote_cert="/bad.pem"), "/bad.pem: not a certificate"),
@@ -198,8 +200,9 @@ def test_bad_row_is_invalid_with_its_reason(row: TunnelFact, reason: str) -> Non
 
 
 def test_credential_problem_stops_certificate_tunnels_alone() -> None:
-    identity = replace(_IDENTITY, problem="/cert.pem: expired; renew it")
-    around = replace(_AROUND, identity=identity)
+    expired = "/cert.pem: expired; renew it"
+    verdict = replace(_VERDICT, local_name=None, problem=expired, ca_problem=expired)
+    around = replace(_AROUND, credentials=verdict)
     assert build_tunnel(_row(remote_ip="192.0.2.2", psk=_PSK), around).problem is None
     for options in ({"remote_name": "node-b"}, {"remote_cert": "/b.pem"}):
         problem = build_tunnel(_row(remote_ip="192.0.2.2", **options), around).problem
@@ -207,7 +210,7 @@ def test_credential_problem_stops_certificate_tunnels_alone() -> None:
 
 
 def test_missing_ca_stops_ca_signed_tunnels_alone() -> None:
-    around = replace(_AROUND, identity=replace(_IDENTITY, ca_problem="no CA; set ca_cert"))
+    around = replace(_AROUND, credentials=replace(_VERDICT, ca_problem="no CA; set ca_cert"))
     assert build_tunnel(_row(remote_ip="192.0.2.2", remote_cert="/b.pem"), around).problem is None
     problem = build_tunnel(_row(remote_ip="192.0.2.2", remote_name="node-b"), around).problem
     assert problem == "interface t1: no CA; set ca_cert"
@@ -235,7 +238,8 @@ _address = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 
 def _end(local: str, remote: str, local_name: str, options: dict[str, str]) -> TunnelConfig | None:
     around = Surroundings(
-        NodeIdentity(local_name, f"ovs_certkey_{local_name}"), local_addresses={remote: local}
+        CredentialVerdict(local_name=local_name, local_nickname=f"ovs_certkey_{local_name}"),
+        local_addresses={remote: local},
     )
     return build_tunnel(TunnelFact("t", "geneve", {"remote_ip": remote, **options}), around).config
 
