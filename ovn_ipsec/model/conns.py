@@ -194,9 +194,12 @@ class InstalledCredential:
 
     nickname: str
     fingerprint: str
+    """SHA-256 of the DER, lower-case hex; empty for a key whose certificate is gone."""
     has_key: bool
     trust: str
     """certutil's flags, e.g. ``CT,,`` or ``u,u,u``."""
+    is_root: bool = False
+    """A self-signed CA: pluto lets it issue certificates whatever its trust flags are."""
 
 
 class GuardMode(StrEnum):
@@ -237,6 +240,16 @@ class Guard:
     exempt: frozenset[GuardTuple] = frozenset()
     skb_mark: tuple[int, int] | None = None
     """(value, mask): packets that match are dropped unless in ESP, exempt tunnels included."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content: equal guards have equal digests."""
+        parts: list[str] = [self.mode, repr(self.skb_mark)]
+        parts += [repr((p.protocol.value, p.port)) for p in sorted(self.closed_ports, key=repr)]
+        for tuples in (self.closed_peers, self.exempt):
+            parts.append("tuples")
+            parts += sorted(repr((t.remote, t.protocol.value, t.port, t.local)) for t in tuples)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
