@@ -288,7 +288,10 @@ class Libreswan:
                 except DriverError as error:
                     errors[index] = str(error)
         if files:
-            failed, _ = self._store.write(files.values())
+            try:
+                failed, _ = self._store.write(files.values())
+            except DriverError as error:
+                failed = {item.tunnel: str(error) for item in files.values()}
             errors.update({i: failed.get(item.tunnel) for i, item in files.items()})
 
     def _drop(self, step: Step) -> None:
