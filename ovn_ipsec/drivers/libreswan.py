@@ -300,7 +300,7 @@ class Libreswan:
         for name in step.names:
             self._delete(name)
         # Our record goes last: without it a connection left in pluto would look foreign.
-        if not step.keep_record and self._store.remove(step.tunnel):
+        if self._store.remove(step.tunnel):
             self._reread_secrets()
 
     def _initiate(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
@@ -312,8 +312,8 @@ class Libreswan:
             if not isinstance(step, InitiateConnection):
                 raise TypeError(type(step).__name__)
             for name in step.names:
-                # On a connection that is up this would make a second child SA.
-                if name not in up:
+                # On a connection that is up this makes a second child SA under the same IKE SA.
+                if step.renew or name not in up:
                     said = self._pluto.whack("--asynchronous", "--name", name, "--initiate")
                     if _UNKNOWN_CONNECTION.search(said):
                         raise DriverError(f"tunnel {step.tunnel}: {name} is not loaded in pluto")
