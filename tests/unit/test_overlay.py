@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ovn_ipsec.desired.conflicts import settle_conflicts
@@ -244,6 +244,7 @@ def _end(local: str, remote: str, local_name: str, options: dict[str, str]) -> T
     return build_tunnel(TunnelFact("t", "geneve", {"remote_ip": remote, **options}), around).config
 
 
+@settings(deadline=None)
 @given(_address, _address, _name, _name)
 def test_exactly_one_of_the_two_ends_leads(a: str, b: str, name_a: str, name_b: str) -> None:
     assume(ipaddress.ip_address(a).version == ipaddress.ip_address(b).version)
@@ -289,6 +290,7 @@ _KEYWORDS = {option.key for option in TABLE} | {"ikev2", "leftupdown", "rightca"
 _VALUE = re.compile(r"[A-Za-z0-9_+,%-]+", re.ASCII)
 
 
+@settings(deadline=None)
 @given(_rows)
 def test_any_row_gives_a_config_or_a_reason_and_only_known_keywords(row: TunnelFact) -> None:
     wanted = build_tunnel(row, _AROUND)
