@@ -7,6 +7,7 @@ connections (40 ms, 1 MB) is read only when it may have changed behind our back.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,8 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 
+_OWN_LOAD_WAIT_S = 10.0
+_OWN_LOAD_POLL_S = 0.02
 _UNKNOWN_CONNECTION = re.compile(r'no connection (?:or alias )?named "')
 
 
@@ -168,6 +171,8 @@ class Libreswan:
         seen = self._seen
         generation = self._pluto.generation()
         version, dialect = self._pluto.version(generation)
+        if seen.generation != generation:
+            self._await_loaded()
         states = self._pluto.whack("--showstates")
         traffic = self._pluto.whack("--trafficstatus")
         children, ikes = parse_states(states, traffic, dialect)
@@ -190,6 +195,14 @@ class Libreswan:
             policies=seen.policies or frozenset(),
             states=seen.states,
         )
+
+    def _await_loaded(self) -> None:
+        """A pluto that has just started loads our files itself; what it lacks until then is
+        not missing."""
+        self._pluto.whack("--briefstatus")
+        deadline = time.monotonic() + _OWN_LOAD_WAIT_S
+        while self._pluto.is_loading() and time.monotonic() < deadline:
+            time.sleep(_OWN_LOAD_POLL_S)
 
     # --- loading -----------------------------------------------------------------------
 

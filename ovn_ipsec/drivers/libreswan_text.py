@@ -95,11 +95,10 @@ def render_connections(tunnel: str, version: int, config: TunnelConfig) -> str:
 
 
 def _shared_lines(tunnel: str, config: TunnelConfig) -> list[str]:
-    pairs = [
-        ("left", _address(tunnel, config.local)),
-        ("right", _address(tunnel, config.remote)),
-        ("type", "transport"),
-    ]
+    local, remote = _address(tunnel, config.local), _address(tunnel, config.remote)
+    if (":" in local) != (":" in remote):
+        raise DriverError(f"tunnel {tunnel}: {local} and {remote} are not of one address family")
+    pairs = [("left", local), ("right", remote), ("type", "transport")]
     auth = config.auth
     if isinstance(auth, PskAuth):
         pairs.append(("authby", "secret"))

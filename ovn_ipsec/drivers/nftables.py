@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ovn_ipsec.drivers import command, nftables_text
 from ovn_ipsec.drivers.nftables_events import GuardEvents
-from ovn_ipsec.drivers.nftables_rules import FAMILY, TABLE
+from ovn_ipsec.drivers.nftables_held import HeldTable
+from ovn_ipsec.drivers.nftables_rules import ENFORCING, FAMILY, TABLE
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, ObservedGuard
 from ovn_ipsec.model.steps import Outcome, SetGuard
@@ -33,12 +34,21 @@ class Nftables:
     """The table ``inet ovn_ipsec`` of this network namespace.
 
     With ``events`` an observation lists the table only when something was heard of it; without,
-    each time.
+    each time. With ``held`` an enforcing guard stands a second time, for as long as this process
+    lives; that table failing is logged and changes nothing else.
     """
 
-    def __init__(self, last_known: Path = LAST_KNOWN, events: GuardEvents | None = None) -> None:
+    def __init__(
+        self,
+        last_known: Path = LAST_KNOWN,
+        events: GuardEvents | None = None,
+        held: HeldTable | None = None,
+    ) -> None:
         self._last_known = last_known
         self._events = events
+        self._held = held
+        self._holding_failed = False
+        self._in_gaps = GuardCounters(0, 0)
         self._seen: ObservedGuard | None = None
         self._live: Guard | None = None
         self._applied: Guard | None = None
@@ -58,9 +68,7 @@ class Nftables:
             self._seen = None  # should the listing fail, the next observation lists again
             self._seen = self._look()
         seen = self._seen
-        if not seen.present:
-            return seen
-        return ObservedGuard(True, seen.intact, seen.mode, seen.digest, self._counters)
+        return ObservedGuard(seen.present, seen.intact, seen.mode, seen.digest, self._total())
 
     def live_guard(self) -> Guard | None:
         """The guard that is in force; None: there is none, or the table is not as we render it.
@@ -71,11 +79,15 @@ class Nftables:
         return self._live
 
     def counters(self) -> GuardCounters:
-        """Packets met so far, read now; never less than read before. Raises ObservationError."""
+        """Packets met so far, read now; never less than read before. Raises ObservationError.
+
+        Those that only the held table met, while the other was missing, are in them.
+        """
         text = self._list("counters", "table", FAMILY, TABLE)
         if text is not None:
             self._count(_parse(text).counters)
-        return self._counters
+        self._count_gaps()
+        return self._total()
 
     def apply(self, steps: Iterable[SetGuard]) -> list[Outcome]:
         """Put each guard in place, whole or not at all; ``off`` takes the table away."""
@@ -85,6 +97,8 @@ class Nftables:
         """Open the guard: no table, nothing on disk. Raises DriverError."""
         self._seen = None
         command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=_REMOVE)
+        if self._held is not None:
+            self._held.release()
         self._applied = self._unsaved = None
         try:
             self._last_known.unlink(missing_ok=True)
@@ -121,7 +135,39 @@ class Nftables:
         text = nftables_text.render_guard(guard, self._counters)
         command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
         self._applied = guard
+        self._hold(guard)
         self._save(guard)
+
+    def _hold(self, guard: Guard) -> None:
+        if self._held is None:
+            return
+        try:
+            if guard.mode in ENFORCING:
+                self._held.hold(guard)
+            else:
+                self._held.release()
+        except DriverError as error:
+            if not self._holding_failed:
+                _log.warning(
+                    "guard: without its second table a flush of nftables opens it: %s", error
+                )
+            self._holding_failed = True
+            return
+        self._holding_failed = False
+
+    def _count_gaps(self) -> None:
+        if self._held is None or self._holding_failed:
+            return
+        try:
+            self._in_gaps = self._held.counters()
+        except DriverError as error:
+            raise ObservationError(str(error)) from error
+
+    def _total(self) -> GuardCounters:
+        return GuardCounters(
+            self._counters.out_packets + self._in_gaps.out_packets,
+            self._counters.in_packets + self._in_gaps.in_packets,
+        )
 
     def _look(self) -> ObservedGuard:
         self._live = None
@@ -130,10 +176,15 @@ class Nftables:
             return ObservedGuard(present=False, intact=False)
         listing = _parse(text)
         self._count(listing.counters)
+        self._count_gaps()
         self._live = live = nftables_text.read_guard(listing)
         if live is None:
             return ObservedGuard(present=True, intact=False)
         ours = self._applied is None or self._applied == live
+        if ours:
+            # A restarted agent that finds the table as wanted applies nothing; a table that an
+            # agent before us still held is free once that agent is gone.
+            self._hold(live)
         return ObservedGuard(present=True, intact=ours, mode=live.mode, digest=live.digest)
 
     def _list(self, *what: str) -> str | None:

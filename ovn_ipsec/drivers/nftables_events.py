@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 
+from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.errors import DriverError
 
 _NETLINK_NETFILTER = 12
@@ -23,12 +24,12 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 
 class GuardEvents:
-    """A subscription to changes of some tables. Not thread-safe.
+    """A subscription to changes of the guard's tables. Not thread-safe.
 
     Raises DriverError when the kernel refuses it (no CAP_NET_ADMIN, no nf_tables).
     """
 
-    def __init__(self, tables: Collection[str]) -> None:
+    def __init__(self, tables: Collection[str] = (TABLE, HELD_TABLE)) -> None:
         self._tables = {name.encode() for name in tables}
         self._changed = True
         try:

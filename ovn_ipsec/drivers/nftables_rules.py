@@ -22,7 +22,7 @@ HELD_TABLE = "ovn_ipsec_held"
 
 Json = dict[str, Any]
 
-_ENFORCING = (GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS)
+ENFORCING = (GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS)
 _NUMBERS = {Protocol.UDP: 17, Protocol.TCP: 6, Protocol.GRE: 47}
 PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 _WHOLE_MARK = 0xFFFFFFFF
@@ -57,8 +57,7 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
     """
     _check(guard)
     own = {"family": FAMILY, "table": table}
-    flags = {"flags": "owner"} if table == HELD_TABLE else {}
-    yield "table", {"family": FAMILY, "name": table} | flags
+    yield "table", {"family": FAMILY, "name": table}
     for counter in ("uncovered_out", "uncovered_in"):
         yield "counter", own | {"name": counter}
     for set_name, (set_type, elements) in _sets(guard).items():
@@ -75,7 +74,7 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
 
 def _hooks(mode: GuardMode) -> list[tuple[str, str, int]]:
     hooks = [("out", "output", _LAST), ("in", "input", _INPUT)]
-    if mode in _ENFORCING:
+    if mode in ENFORCING:
         # Not in audit: a packet that output let pass would be counted twice.
         hooks.append(("sent", "postrouting", _LAST))
     return hooks
@@ -113,7 +112,7 @@ def _verdict(guard: Guard, direction: str) -> Json:
     words = [f"mode={guard.mode}"]
     if guard.skb_mark is not None:
         words.append("mark={:#x}/{:#x}".format(*guard.skb_mark))
-    verdict: Json = {"drop": None} if guard.mode in _ENFORCING else _ACCEPT
+    verdict: Json = {"drop": None} if guard.mode in ENFORCING else _ACCEPT
     return {
         "comment": " ".join(words),
         "expr": [{"counter": f"uncovered_{direction}"}, verdict],

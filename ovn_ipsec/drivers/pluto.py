@@ -59,10 +59,11 @@ class Pluto:
         """The process id in pluto's pidfile, when that process lives and is a pluto."""
         try:
             pid = int((self._paths.run_dir / "pluto.pid").read_text("ascii"))
-            name = Path(f"/proc/{pid}/comm").read_text("ascii", "replace")
+            stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
         except (OSError, ValueError):
             return None
-        return pid if name.strip() == "pluto" else None
+        # proc(5): "PID (NAME) STATE ..."; a zombie answers nobody.
+        return pid if re.match(r"\d+ \(pluto\) [^ZX] ", stat) else None
 
     def pidfd(self) -> int | None:
         """A descriptor that becomes readable when pluto dies (pidfd_open(2)); caller closes."""
@@ -87,6 +88,22 @@ class Pluto:
         except OSError as error:
             raise PlutoDownError(f"{self._paths.ctl}: no IKE daemon") from error
         return f"{made.st_ino}-{made.st_ctime_ns}"
+
+    def is_loading(self) -> bool:
+        """Whether a pluto that has just started still loads its configuration.
+
+        It does so through a child, addconn, made before it answers for the first time. Outside
+        of pluto's process id namespace nothing is seen, and the answer is no.
+        """
+        pid = self.pid()
+        if pid is None:
+            return False
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+            names = [Path(f"/proc/{child}/comm").read_text("ascii") for child in children]
+        except OSError:
+            return False
+        return "addconn\n" in names
 
     def version(self, generation: str) -> tuple[str, Dialect]:
         """Version and dialect of the pluto of this generation, asked once. Raises as whack."""
