@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ovn_ipsec.desired.conflicts import settle_conflicts
 from ovn_ipsec.desired.credentials import CredentialVerdict, judge_credentials, right_ca
-from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, wants_ipsec
-from ovn_ipsec.model.conns import Desired, InstalledCredential, WantedTunnel
+from ovn_ipsec.desired.guard import build_guard
+from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, shown_name, wants_ipsec
+from ovn_ipsec.model.conns import (
+    Desired,
+    GuardMode,
+    GuardPort,
+    InstalledCredential,
+    WantedTunnel,
+)
 from ovn_ipsec.model.facts import Facts
 
 _HW_OFFLOAD = (
@@ -21,6 +28,11 @@ _HW_OFFLOAD = (
 class Policy:
     """What the operator has decided for this node."""
 
+    guard_mode: GuardMode = GuardMode.ENFORCE
+    guard_ports: frozenset[GuardPort] = frozenset()
+    """Closed to and from everybody, besides Geneve's own port."""
+    allow_plain: frozenset[GuardPort] = frozenset()
+    """Ports whose rows without a literal peer may stay in clear."""
     use_default_crypto: bool = False
     """Leave the choice of algorithms to libreswan."""
     allow_hw_offload: bool = False
@@ -57,10 +69,24 @@ def build(
     )
     rows = {tunnel.name: build_tunnel(tunnel, around) for tunnel in ipsec}
     tunnels: dict[str, WantedTunnel] = settle_conflicts(rows, incumbents)
+    rules = build_guard(
+        facts,
+        mode=policy.guard_mode,
+        guard_ports=policy.guard_ports,
+        allow_plain=policy.allow_plain,
+    )
+    problems += rules.problems
+    for name, warning in rules.warnings.items():
+        if name in tunnels:
+            wanted = tunnels[name]
+            tunnels[name] = replace(wanted, warnings=(*wanted.warnings, warning))
+        else:
+            problems.append(f"interface {shown_name(name)} {warning}")
     return Desired(
         tunnels=tunnels,
         credentials=verdict.credentials,
         keep_credentials=verdict.keep,
+        guard=rules.guard,
         complete=facts.in_sync,
         problems=tuple(problems),
     )
