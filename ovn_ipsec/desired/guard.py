@@ -29,6 +29,8 @@ class GuardRules:
     """The guard, and what there is to say about it."""
 
     guard: Guard
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    """Interface -> why neither IPsec nor the guard can keep its packets from going in clear."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Interface -> what the guard does with a row that does not say all it should."""
     problems: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ def build_guard(
     mode: GuardMode,
     guard_ports: frozenset[GuardPort],
     allow_plain: frozenset[GuardPort] = frozenset(),
+    allow_hw_offload: bool = False,
 ) -> GuardRules:
     """The guard for these rows.
 
@@ -75,7 +78,8 @@ def build_guard(
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )
-    return GuardRules(guard, warnings, tuple(problems))
+    invalid = _out_of_reach(asking, facts.node.other_config, allow_hw_offload)
+    return GuardRules(guard, invalid, warnings, tuple(problems))
 
 
 def _exempt(
@@ -137,6 +141,26 @@ def _reached_ports(tunnel: TunnelFact) -> set[GuardPort]:
     guessed = int(number[1]) & 0xFFFF if number else 0
     ports = {usual} if guessed in IKE_PORTS | {0} else {usual, guessed}
     return {GuardPort(protocol, port) for port in ports}
+
+
+def _out_of_reach(
+    asking: Iterable[TunnelFact], other_config: Mapping[str, str], allow_hw_offload: bool
+) -> dict[str, str]:
+    """Rows whose packets may never pass netfilter and XFRM."""
+    offload = other_config.get("hw-offload", "").lower() == "true" and not allow_hw_offload
+    invalid: dict[str, str] = {}
+    for tunnel in asking:
+        if tunnel.datapath_type == "netdev":
+            invalid[tunnel.name] = (
+                "userspace datapath: neither IPsec nor guard applies; move the port to a bridge "
+                "with datapath_type=system"
+            )
+        elif offload:
+            invalid[tunnel.name] = (
+                "hw-offload=true: offloaded packets may bypass IPsec and guard; set "
+                "other_config:hw-offload=false, or accept it with --allow-hw-offload"
+            )
+    return invalid
 
 
 def _skb_mark(text: str | None, problems: list[str]) -> tuple[int, int] | None:
