@@ -72,8 +72,6 @@ class Surroundings:
     other_config: Mapping[str, str] = field(default_factory=dict)
     local_addresses: Mapping[str, str | None] = field(default_factory=dict)
     use_default_crypto: bool = False
-    warnings: tuple[str, ...] = ()
-    """Given to every tunnel."""
 
 
 def wants_ipsec(tunnel: TunnelFact) -> bool:
@@ -92,7 +90,7 @@ def addresses_to_look_up(tunnels: Iterable[TunnelFact]) -> frozenset[str]:
 def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
     """The wanted tunnel of one row that ``wants_ipsec``; never raises."""
     view = _view(tunnel, around)
-    warnings = [*around.warnings]
+    warnings: list[str] = []
     try:
         config = _config(tunnel, around, warnings)
     except Invalid as invalid:
