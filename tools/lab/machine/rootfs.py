@@ -1,0 +1,118 @@
+"""Builds the images that the machine boots from: Debian root, Python packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.lab.machine.cache import cache_dir, ensure
+from tools.lab.machine.recipe import python_recipe, root_recipe
+
+_HERE = Path(__file__).parent
+_FINISH = _HERE / "finish-root.sh"
+_INSTALL_PYTHON = _HERE / "install-python.sh"
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Everything that a boot reads; all of it is only ever opened read-only."""
+
+    suite: str
+    tree: Path
+    """The unpacked root, for its kernel modules and static busybox."""
+    kernel: Path
+    root: Path
+    python: Path
+
+
+class BuildError(Exception):
+    """A tool that builds an image failed; the message ends with what it printed last."""
+
+
+def build_images(suite: str, project: Path) -> Images:
+    """The images for one Debian suite and the project's requirements, from the cache if it can.
+
+    Raises BuildError.
+    """
+    recipe = root_recipe(suite, (_FINISH,))
+    root = ensure(
+        cache_dir() / f"root-{suite}-{recipe.digest()}",
+        f"the {suite} root (about two minutes)",
+        lambda target: _build_root(suite, recipe.packages, target),
+    )
+    setup_cfg = project / "setup.cfg"
+    text = setup_cfg.read_text() if setup_cfg.exists() else ""
+    wanted = python_recipe(recipe.digest() + _INSTALL_PYTHON.read_text(), text)
+    python = ensure(
+        cache_dir() / f"python-{suite}-{wanted.digest()}",
+        f"the Python packages for {suite} (about half a minute)",
+        lambda target: _build_python(root / "tree", wanted.requirements, target),
+    )
+    return Images(
+        suite, root / "tree", root / "vmlinuz", root / "root.img", python / "python.img"
+    )
+
+
+def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
+    tree = target / "tree"
+    excluded = ("man", "doc", "locale", "info", "lintian", "bug")
+    _run(
+        [
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=apt",
+            "--format=directory",
+            "--components=main",
+            '--aptopt=APT::Install-Recommends "false"',
+            '--aptopt=Acquire::Languages "none"',
+            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in excluded),
+            f"--include={','.join(packages)}",
+            f"--customize-hook={_FINISH} \"$1\"",
+            suite,
+            str(tree),
+        ],
+    )
+    shutil.copy(tree / "boot" / "vmlinuz", target / "vmlinuz")
+    _pack(tree, target / "root.img")
+
+
+def _build_python(tree: Path, requirements: Sequence[str], target: Path) -> None:
+    venv = target / "venv"
+    venv.mkdir()
+    _run(
+        ["unshare", "--mount", "--pid", "--fork"]
+        + [str(_INSTALL_PYTHON), str(tree), str(venv), *requirements],
+    )
+    _pack(venv, target / "python.img")
+    shutil.rmtree(venv)
+
+
+def _pack(tree: Path, image: Path) -> None:
+    """An uncompressed ext4 image: decompressing is what an emulated CPU is slowest at."""
+    sizes = [path.lstat().st_size for path in tree.rglob("*")]
+    blocks = sum(-(-size // 4096) * 4096 for size in sizes)
+    size_mib = (blocks + len(sizes) * 512) * 11 // 10 // _MIB + 32
+    _run(
+        ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-m", "0", "-b", "4096"]
+        + ["-N", str(len(sizes) + 1000), "-d", str(tree), str(image), f"{size_mib}M"],
+    )
+
+
+def _run(argv: list[str]) -> None:
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": search},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BuildError(f"{argv[0]} failed with {done.returncode}:\n{done.stdout[-4000:]}")

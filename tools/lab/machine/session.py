@@ -1,0 +1,103 @@
+"""One use of the machine: prepares the results directory, boots, reports."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.lab.machine.cache import say
+from tools.lab.machine.qemu import Size, boot
+from tools.lab.machine.rootfs import build_images
+
+PROJECT = Path(__file__).resolve().parents[3]
+"""The work tree that this file belongs to."""
+
+NO_STATUS = 70
+"""Exit status when the guest left none: killed after its timeout, or it never came up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What to run in the guest, and how long it may take."""
+
+    suite: str
+    argv: Sequence[str]
+    timeout_s: float
+    environment: Mapping[str, str]
+    interactive: bool = False
+    size: Size = Size()
+
+
+def run(session: Session) -> int:
+    """Boot, run, and return the exit status of the command, or NO_STATUS."""
+    images = build_images(session.suite, PROJECT)
+    results = _results_directory(session.suite)
+    assignments = [f"export {key}={shlex.quote(value)}" for key, value in session.environment.items()]
+    command = [*assignments, f"exec {shlex.join(session.argv)}", ""]
+    if not session.interactive:
+        # The console is a terminal; the output must arrive as it was written.
+        command.insert(0, "stty -opost -echo")
+    (results / "command").write_text("\n".join(command))
+    archive = results / "project.tar"
+    _archive_project(archive)
+    started = time.monotonic()
+    try:
+        status = boot(
+            images,
+            archive,
+            results,
+            timeout_s=session.timeout_s,
+            size=session.size,
+            interactive=session.interactive,
+        )
+    finally:
+        archive.unlink()
+    took = time.monotonic() - started
+    if status is None:
+        say(f"no exit status from the machine after {took:.0f} s: see {results}/kernel.log")
+        return NO_STATUS
+    say(f"exit status {status} after {took:.0f} s; results in {results}")
+    return status
+
+
+def _results_directory(suite: str) -> Path:
+    base = Path(os.environ.get("LAB_RESULTS") or PROJECT / "lab-results")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = base / f"{stamp}-{suite}-{os.getpid()}"
+    path.mkdir(parents=True)
+    latest = base / f"latest-{suite}"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(path.name)
+    return path
+
+
+def _archive_project(archive: Path) -> None:
+    """The work tree as it is now, so that edits during a run do not change the run."""
+    with tarfile.open(archive, "w") as tar:
+        for name in _project_files():
+            tar.add(PROJECT / name, arcname=name, recursive=False)
+
+
+def _project_files() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        names = [name for name in listed.stdout.split("\0") if name]
+    else:  # an unpacked archive of the sources, without git
+        names = [
+            str(path.relative_to(PROJECT))
+            for path in PROJECT.rglob("*")
+            if not set(path.relative_to(PROJECT).parts) & {".venv", "lab-results", ".git"}
+        ]
+    return sorted(name for name in names if (PROJECT / name).is_file())
