@@ -228,10 +228,12 @@ class Nss:
             self._database.delete_certificate(entry.der)
         contents = self._database.read()
         used = {entry.key_id for entry in contents.entries}
+        freed = {entry.key_id for entry in stale}
         unused = [
             key_id
             for key_id, label in contents.keys.items()
-            if key_id not in used and _SPARE.sub("", label) == nickname
+            if key_id not in used
+            and (key_id in freed or nickname in (label, _SPARE.sub("", label)))
         ]
         for key_id in unused:
             self._database.delete_key(key_id)
