@@ -11,7 +11,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -103,6 +103,8 @@ class Agent:
         self._pki = PkiFact()
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
+        self._credentials: tuple[InstalledCredential, ...] = ()
+        """As last read: forgetting them would replace connections for nothing."""
         self._took = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._dirty_at: float | None = time.monotonic()
@@ -251,7 +253,9 @@ class Agent:
         self._dirty_at = None
         installed = _read(self._parts.ike.observe_installed)
         credentials = _read(self._parts.nss.observe)
-        desired = self._desire(installed, credentials)
+        if not isinstance(credentials, Unobserved):
+            self._credentials = credentials
+        desired = self._desire(installed)
         self._count_drops(began, forced=bool(waiting))
         kernel, self._kernel_dirty = self._kernel_dirty, False
         observed = Observed(
@@ -280,7 +284,6 @@ class Agent:
     def _desire(
         self,
         installed: Mapping[str, InstalledTunnel] | Unobserved,
-        credentials: tuple[InstalledCredential, ...] | Unobserved,
     ) -> Desired:
         parts = self._parts
         if not parts.ovsdb.in_sync:
@@ -302,8 +305,8 @@ class Agent:
         desired = build(
             facts,
             self._policy,
-            incumbents=frozenset(_known(installed)),
-            installed=tuple(_known(credentials)),
+            incumbents=frozenset() if isinstance(installed, Unobserved) else frozenset(installed),
+            installed=self._credentials,
         )
         notes = [*parts.ike.warnings]
         if parts.ovsdb.problem:
@@ -391,8 +394,3 @@ def _read(observe: Callable[[], T]) -> T | Unobserved:
         return observe()
     except DriverError as error:
         return Unobserved(str(error))
-
-
-def _known(observed: Collection[T] | Unobserved) -> Collection[T]:
-    """What is there; nothing when it is unknown."""
-    return () if isinstance(observed, Unobserved) else observed
