@@ -86,9 +86,9 @@ class Journal:
 
     def _note_rows(self, tunnels: dict[str, TunnelStatus]) -> None:
         # Never summed up: scripts wait for each of these lines.
-        for name in tunnels.keys() - self._tunnels.keys():
+        for name in sorted(tunnels.keys() - self._tunnels.keys()):
             _log.info("Tunnel %s appeared in OVSDB", name)
-        for name in self._tunnels.keys() - tunnels.keys():
+        for name in sorted(self._tunnels.keys() - tunnels.keys()):
             _log.info("Tunnel %s disappeared from OVSDB", name)
 
     def _note_states(self, tunnels: dict[str, TunnelStatus], now_s: float) -> None:

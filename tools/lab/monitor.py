@@ -30,7 +30,7 @@ class MonitorHost(Host):
         (with the end of its log) otherwise.
         """
         self.agent_flags = flags
-        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", *flags, _OVSDB]
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", "--pidfile", *flags, _OVSDB]
         with self.path(AGENT_LOG).open("a") as log:
             self._agent = self.popen(argv, stdout=log, environment=_python_environment())
         if wait:
