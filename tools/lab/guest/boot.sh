@@ -17,7 +17,8 @@ hostname lab
 echo 0 > /proc/sys/kernel/printk_ratelimit
 
 export HOME=/root LANG=C.UTF-8 TERM="${TERM:-linux}" PYTHONUNBUFFERED=1
-export PYTHONPYCACHEPREFIX=/tmp/pycache PYTHONPATH=/src
+# No PYTHONPYCACHEPREFIX: it would hide the compiled files that the images have.
+export PYTHONPATH=/src
 cd /src
 # A session of its own, so that the console is its controlling terminal.
 setsid -c sh /results/command </dev/hvc0 >/dev/hvc0 2>&1
