@@ -15,7 +15,8 @@ class TunnelFact:
 
     name: str
     type: str
-    options: Mapping[str, str]
+    options: Mapping[str, str] = field(repr=False)
+    """The column as it is; may hold ``psk``, so it never shows in a repr."""
     ofport: int | None = None
     cfm_fault: bool | None = None
     datapath_type: str = "system"
