@@ -89,7 +89,7 @@ def test_good_files_are_the_node_and_its_ca() -> None:
         (replace(GOOD, certificate=CertificateFact("/c", "'/c' is empty")), "'/c' is empty"),
         (replace(GOOD, private_key=None), "no private key"),
         (replace(GOOD, private_key=PrivateKeyFact("/k", "'/k' is encrypted")), "is encrypted"),
-        (replace(GOOD, private_key=key("other")), "'/key.pem' does not belong to"),
+        (replace(GOOD, private_key=key("other")), "'/key.pem' does not match"),
         (replace(GOOD, certificate=replace(certificate(), not_after=NOW - DAY)), "expired 2026"),
         (replace(GOOD, certificate=replace(certificate(), not_before=NOW + DAY)), "not valid bef"),
         (replace(GOOD, certificate=replace(certificate(), common_name="")), "no single common"),
