@@ -208,11 +208,21 @@ def test_new_ca_is_trusted_at_once_although_pluto_caches_roots(two: TwoPlutos) -
     assert "CN=ca three" in world.left.authenticate(world.right)
 
 
-def test_removed_ca_is_no_longer_trusted(two: TwoPlutos) -> None:
+def test_removed_ca_that_pluto_used_is_told_and_gone_after_its_restart(
+    two: TwoPlutos, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(two)
+    unused = Authority.create("ca three")
+    install(world.right.nss(), *ca(world.one, world.other, unused))
     install(world.left.nss(), node("left", world.other.issue("left", starts_in_s=-60)))
     assert world.issuer() == "ca two"
+    install(world.right.nss(), *ca(world.one, world.other))
+    assert not caplog.records
     install(world.right.nss(), *ca(world.one))
+    assert ["CN=ca two" in record.getMessage() for record in caplog.records] == [True]
+    world.right.stop()
+    world.right.start()
+    world.right.connect(world.left)
     assert world.issuer() == "refused"
 
 

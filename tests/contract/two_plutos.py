@@ -106,6 +106,14 @@ class Pluto:
             time.sleep(0.05)
         return ""
 
+    def stop(self) -> None:
+        """Shut pluto down; returns when it is gone."""
+        self.whack("--shutdown")
+        deadline = time.monotonic() + 10
+        while (self.run_directory / "pluto.ctl").exists():
+            assert time.monotonic() < deadline, "pluto does not stop"
+            time.sleep(0.05)
+
     def close(self) -> None:
         self.whack("--shutdown")
         self._holder.terminate()
