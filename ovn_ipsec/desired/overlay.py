@@ -226,8 +226,13 @@ def _keywords(
     keywords = dict(_BASE)
     if not around.use_default_crypto:
         keywords.update(_CRYPTO)
-    if isinstance(auth, CertificateAuth) and auth.remote_nickname is None:
-        keywords["rightca"] = around.rightca
+    if isinstance(auth, CertificateAuth):
+        if around.credentials.key_is_ecdsa:
+            # By default libreswan signs with RSA alone, though it accepts either. With this word
+            # it takes ECDSA alone from the peer, too: there is none for one of each.
+            keywords["authby"] = "ecdsa"
+        if auth.remote_nickname is None:
+            keywords["rightca"] = around.rightca
     keywords.update(verdict.keywords)
     return tuple(keywords.items())
 

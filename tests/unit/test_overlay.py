@@ -95,6 +95,13 @@ def test_self_signed_row_takes_the_name_from_the_certificate() -> None:
     assert "rightca" not in dict(config.keywords)
 
 
+def test_ecdsa_key_is_named_for_certificates_alone() -> None:
+    around = replace(_AROUND, credentials=replace(_VERDICT, key_is_ecdsa=True))
+    signed = _config(_row(remote_ip="192.0.2.2", remote_name="node-b"), around)
+    assert dict(signed.keywords)["authby"] == "ecdsa"
+    assert "authby" not in dict(_config(_row(remote_ip="192.0.2.2", psk=_PSK), around).keywords)
+
+
 def test_row_option_overrides_a_default_and_is_written_once() -> None:
     config = _config(
         _row(remote_ip="192.0.2.2", psk=_PSK, ipsec_ike="aes256-sha2_256-dh19", ipsec_dpddelay="5")
