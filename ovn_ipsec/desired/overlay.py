@@ -72,8 +72,6 @@ class Surroundings:
     other_config: Mapping[str, str] = field(default_factory=dict)
     local_addresses: Mapping[str, str | None] = field(default_factory=dict)
     use_default_crypto: bool = False
-    warnings: tuple[str, ...] = ()
-    """Given to every tunnel."""
 
 
 def wants_ipsec(tunnel: TunnelFact) -> bool:
@@ -92,7 +90,7 @@ def addresses_to_look_up(tunnels: Iterable[TunnelFact]) -> frozenset[str]:
 def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
     """The wanted tunnel of one row that ``wants_ipsec``; never raises."""
     view = _view(tunnel, around)
-    warnings = [*around.warnings]
+    warnings: list[str] = []
     try:
         config = _config(tunnel, around, warnings)
     except Invalid as invalid:
@@ -228,8 +226,13 @@ def _keywords(
     keywords = dict(_BASE)
     if not around.use_default_crypto:
         keywords.update(_CRYPTO)
-    if isinstance(auth, CertificateAuth) and auth.remote_nickname is None:
-        keywords["rightca"] = around.rightca
+    if isinstance(auth, CertificateAuth):
+        if around.credentials.key_is_ecdsa:
+            # By default libreswan signs with RSA alone, though it accepts either. With this word
+            # it takes ECDSA alone from the peer, too: there is none for one of each.
+            keywords["authby"] = "ecdsa"
+        if auth.remote_nickname is None:
+            keywords["rightca"] = around.rightca
     keywords.update(verdict.keywords)
     return tuple(keywords.items())
 

@@ -134,9 +134,11 @@ class Libreswan:
         )
         for kind, act in kinds:
             self._each(steps, kind, act, errors)
+        # Before the loads: equal selectors share one kernel policy, and dropping a tunnel after
+        # its successor (a renamed port) was loaded would cut the successor.
+        self._each(steps, DropConnection, self._drop, errors)
         self._load(steps, errors)
         self._record(steps, errors)
-        self._each(steps, DropConnection, self._drop, errors)
         self._initiate(steps, errors)
         self._each(steps, DeleteSa, self._delete_sa, errors)
         self._store.settle()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -72,9 +73,13 @@ class OvsdbServer:
             ]
         )
         deadline = time.monotonic() + 20
-        while not self.socket.exists():
+        while not self._listens():
             assert time.monotonic() < deadline, "ovsdb-server does not listen"
             time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         """SIGKILL, as a crash: the socket file stays behind."""

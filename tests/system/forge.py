@@ -17,7 +17,7 @@ def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 def inner_frame(src_mac: str, dst_mac: str, src: str, dst: str, payload: bytes) -> bytes:
@@ -98,3 +98,8 @@ def frames(src_mac: str, dst_mac: str, ip_packets: Iterator[bytes]) -> list[byte
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
+
+
+def experimental_frame(src_mac: str, dst_mac: str, payload: bytes) -> bytes:
+    """A frame that is not IP (IEEE 802 local experimental Ethertype 1)."""
+    return _mac(dst_mac) + _mac(src_mac) + b"\x88\xb5" + payload

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ovn_ipsec.desired.build import Policy, build
-from ovn_ipsec.model.conns import CertificateAuth, InstalledCredential, WantedTunnel
+from ovn_ipsec.desired.overlay import wants_ipsec
+from ovn_ipsec.model.conns import (
+    CertificateAuth,
+    GuardTuple,
+    InstalledCredential,
+    Protocol,
+    WantedTunnel,
+)
 from ovn_ipsec.model.facts import (
     CertificateFact,
     Facts,
@@ -15,6 +25,7 @@ from ovn_ipsec.model.facts import (
     PrivateKeyFact,
     TunnelFact,
 )
+from tests.unit import rows
 
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 _PSK = TunnelFact("p", "geneve", {"remote_ip": "192.0.2.2", "psk": "sixteen bytes key"})
@@ -102,3 +113,35 @@ def test_same_facts_give_the_same_digests_and_another_route_does_not_leak_in() -
     moved = replace(_FACTS, local_addresses={"192.0.2.2": "192.0.2.1", "192.0.2.3": "192.0.2.77"})
     assert _tunnels(moved)["p"] == first["p"]
     assert _tunnels(moved)["c"] != first["c"]
+
+
+def test_guard_closes_protected_peers_and_waits_for_the_first_snapshot() -> None:
+    vxlan = TunnelFact("v", "vxlan", {"remote_ip": "192.0.2.9", "psk": ""})
+    facts = replace(_FACTS, tunnels=(vxlan, _PLAIN))
+    desired = build(facts, Policy(), frozenset(), ())
+    assert desired.tunnels["v"].config is None
+    assert desired.guard is not None
+    assert GuardTuple("192.0.2.9", Protocol.UDP, 4789) in desired.guard.closed_peers
+    assert desired.guard.exempt == {GuardTuple("192.0.2.4", Protocol.UDP, 6081)}
+    assert build(replace(facts, in_sync=False), Policy(), frozenset(), ()).guard is None
+
+
+def test_plain_row_that_stays_closed_is_a_problem_of_the_node() -> None:
+    flow = TunnelFact("f", "geneve", {"remote_ip": "flow"})
+    problems = build(replace(_FACTS, tunnels=(flow,)), Policy(), frozenset(), ()).problems
+    assert len(problems) == 1
+    assert problems[0].startswith("interface f has no IPsec option")
+
+
+@settings(deadline=None)
+@given(st.lists(rows.TUNNELS, unique_by=lambda tunnel: tunnel.name, max_size=6))
+def test_any_rows_give_one_verdict_each_and_no_ends_twice(tunnels: list[TunnelFact]) -> None:
+    desired = build(replace(_FACTS, tunnels=tuple(tunnels)), Policy(), frozenset(), ())
+    assert set(desired.tunnels) == {row.name for row in tunnels if wants_ipsec(row)}
+    configs = []
+    for wanted in desired.tunnels.values():
+        assert (wanted.config is None) == (wanted.problem is not None)
+        if wanted.config is not None:
+            config = wanted.config
+            configs.append((config.protocol, config.port, config.local, config.remote))
+    assert len(configs) == len(set(configs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovn_ipsec.desired.options import FORBIDDEN, TABLE, judge_options
@@ -101,6 +101,7 @@ def test_value_whose_default_could_be_weaker_makes_the_tunnel_invalid(
     assert verdict.keywords == ()
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.one_of(
@@ -131,6 +132,7 @@ def test_only_table_keywords_with_plain_values_come_out_of_arbitrary_options(
         assert text.isascii()
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z0-9_,;+-]{1,40}", fullmatch=True))
 def test_accepted_proposals_hold_no_null_and_are_stable(text: str) -> None:
     for canonical in (canonical_ike, canonical_esp):

@@ -7,8 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings
 
 from ovn_ipsec.desired.conflicts import settle_conflicts
 from ovn_ipsec.desired.credentials import CredentialVerdict, PeerVerdict
@@ -28,6 +27,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
 )
 from ovn_ipsec.model.facts import TunnelFact
+from tests.unit import rows
 
 _PSK = "a key of more than sixteen bytes"
 _VERDICT = CredentialVerdict(
@@ -93,6 +93,13 @@ def test_self_signed_row_takes_the_name_from_the_certificate() -> None:
         "node-a", "node-b", "ovs_certkey_node-a", "ovs_cert_node-b"
     )
     assert "rightca" not in dict(config.keywords)
+
+
+def test_ecdsa_key_is_named_for_certificates_alone() -> None:
+    around = replace(_AROUND, credentials=replace(_VERDICT, key_is_ecdsa=True))
+    signed = _config(_row(remote_ip="192.0.2.2", remote_name="node-b"), around)
+    assert dict(signed.keywords)["authby"] == "ecdsa"
+    assert "authby" not in dict(_config(_row(remote_ip="192.0.2.2", psk=_PSK), around).keywords)
 
 
 def test_row_option_overrides_a_default_and_is_written_once() -> None:
@@ -223,17 +230,13 @@ def test_short_psk_only_warns() -> None:
 
 
 def test_plain_rows_and_empty_addresses_are_not_looked_up() -> None:
-    rows = [
+    facts = [
         _row(remote_ip="192.0.2.2"),
         _row(remote_ip="192.0.2.3", psk="", local_ip="192.0.2.1"),
         _row(remote_name="x", remote_ip=""),
     ]
-    assert [wants_ipsec(row) for row in rows] == [False, True, True]
-    assert addresses_to_look_up(rows) == {"192.0.2.3", "192.0.2.1"}
-
-
-_name = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
-_address = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+    assert [wants_ipsec(row) for row in facts] == [False, True, True]
+    assert addresses_to_look_up(facts) == {"192.0.2.3", "192.0.2.1"}
 
 
 def _end(local: str, remote: str, local_name: str, options: dict[str, str]) -> TunnelConfig | None:
@@ -244,7 +247,8 @@ def _end(local: str, remote: str, local_name: str, options: dict[str, str]) -> T
     return build_tunnel(TunnelFact("t", "geneve", {"remote_ip": remote, **options}), around).config
 
 
-@given(_address, _address, _name, _name)
+@settings(deadline=None)
+@given(rows.ADDRESSES, rows.ADDRESSES, rows.NAMES, rows.NAMES)
 def test_exactly_one_of_the_two_ends_leads(a: str, b: str, name_a: str, name_b: str) -> None:
     assume(ipaddress.ip_address(a).version == ipaddress.ip_address(b).version)
     for options_a, options_b in (
@@ -257,39 +261,12 @@ def test_exactly_one_of_the_two_ends_leads(a: str, b: str, name_a: str, name_b: 
             assert end_a.lead is not end_b.lead
 
 
-_text = st.text(st.characters(), max_size=80)
-_row_options = st.dictionaries(
-    st.one_of(
-        st.sampled_from(
-            ["psk", "remote_cert", "remote_name", "remote_ip", "local_ip", "dst_port"]
-            + ["ipsec_ike", "ipsec_esp", "ipsec_rekey", "ipsec_leftupdown", "ipsec_auto"]
-        ),
-        _text,
-    ),
-    st.one_of(
-        st.sampled_from([*_AROUND.local_addresses, "/b.pem", "/bad.pem", "node-b", "flow", "yes"]),
-        st.integers(-1, 70000).map(str),
-        _address,
-        _text,
-    ),
-    max_size=8,
-)
-_rows = st.builds(
-    TunnelFact,
-    name=st.one_of(_name, _text),
-    type=st.one_of(st.sampled_from(["geneve", "vxlan", "gre", "stt"]), _text),
-    options=st.builds(
-        lambda base, more: {**base, **more},
-        st.sampled_from([{}, {"remote_ip": "192.0.2.2", "psk": _PSK}, {"remote_name": "node-b"}]),
-        _row_options,
-    ),
-    datapath_type=st.sampled_from(["system", "netdev"]),
-)
 _KEYWORDS = {option.key for option in TABLE} | {"ikev2", "leftupdown", "rightca"}
 _VALUE = re.compile(r"[A-Za-z0-9_+,%-]+", re.ASCII)
 
 
-@given(_rows)
+@settings(deadline=None)
+@given(rows.TUNNELS)
 def test_any_row_gives_a_config_or_a_reason_and_only_known_keywords(row: TunnelFact) -> None:
     wanted = build_tunnel(row, _AROUND)
     assert (wanted.config is None) == (wanted.problem is not None)
@@ -312,8 +289,8 @@ def _problems(tunnels: list[WantedTunnel], incumbents: set[str]) -> dict[str, st
 
 
 def test_of_two_rows_with_the_same_ends_the_installed_one_wins() -> None:
-    rows = [_wanted("a"), _wanted("b", local_ip="192.0.2.1"), _wanted("c", dst_port="6082")]
-    problems = _problems(rows, {"b", "zzz"})
+    tunnels = [_wanted("a"), _wanted("b", local_ip="192.0.2.1"), _wanted("c", dst_port="6082")]
+    problems = _problems(tunnels, {"b", "zzz"})
     assert problems["b"] is None
     assert problems["c"] is None
     assert problems["a"] == (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from tools.lab.container import PROJECT, CommandError, wait_until
 from tools.lab.host import Host
@@ -30,7 +29,7 @@ class MonitorHost(Host):
         (with the end of its log) otherwise.
         """
         self.agent_flags = flags
-        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", *flags, _OVSDB]
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", "--pidfile", *flags, _OVSDB]
         with self.path(AGENT_LOG).open("a") as log:
             self._agent = self.popen(argv, stdout=log, environment=_python_environment())
         if wait:
@@ -90,11 +89,4 @@ class MonitorHost(Host):
 
 
 def _python_environment() -> dict[str, str]:
-    venv_bin = str(Path(sys.executable).parent)
-    return {
-        "PYTHONPATH": str(PROJECT),
-        "PYTHONPYCACHEPREFIX": sys.pycache_prefix or "/tmp/pycache",  # noqa: S108
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "VIRTUAL_ENV": str(Path(venv_bin).parent),
-    }
+    return {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
