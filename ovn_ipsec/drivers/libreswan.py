@@ -290,7 +290,10 @@ class Libreswan:
                 except DriverError as error:
                     errors[index] = str(error)
         if files:
-            failed, _ = self._store.write(files.values())
+            try:
+                failed, _ = self._store.write(files.values())
+            except DriverError as error:
+                failed = {item.tunnel: str(error) for item in files.values()}
             errors.update({i: failed.get(item.tunnel) for i, item in files.items()})
 
     def _drop(self, step: Step) -> None:
@@ -311,7 +314,7 @@ class Libreswan:
             if not isinstance(step, InitiateConnection):
                 raise TypeError(type(step).__name__)
             for name in step.names:
-                # On a connection that is up this makes a second child SA.
+                # On a connection that is up this makes a second child SA under the same IKE SA.
                 if step.renew or name not in up:
                     said = self._pluto.whack("--asynchronous", "--name", name, "--initiate")
                     if _UNKNOWN_CONNECTION.search(said):
