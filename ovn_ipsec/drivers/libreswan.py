@@ -167,8 +167,6 @@ class Libreswan:
         if loaded:
             self._reread_secrets()
 
-    # --- observing ---------------------------------------------------------------------
-
     def _observe_running(self, full: bool) -> ObservedIke:
         seen = self._seen
         generation = self._pluto.generation()
@@ -205,8 +203,6 @@ class Libreswan:
         deadline = time.monotonic() + _OWN_LOAD_WAIT_S
         while self._pluto.is_loading() and time.monotonic() < deadline:
             time.sleep(_OWN_LOAD_POLL_S)
-
-    # --- loading -----------------------------------------------------------------------
 
     def _load(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
         loads: dict[int, _Load] = {}
@@ -278,8 +274,6 @@ class Libreswan:
     def _reread_secrets(self) -> None:
         # Its output repeats a malformed secret in clear: never passed on.
         self._pluto.whack("--rereadsecrets")
-
-    # --- the other steps ---------------------------------------------------------------
 
     def _record(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
         files: dict[int, TunnelFiles] = {}
