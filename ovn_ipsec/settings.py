@@ -132,6 +132,43 @@ def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
         default=GuardMode.ENFORCE.value,
         help=f"{_choices(GuardMode)} (default: %(default)s)",
     )
+    _add_first_guard_arguments(add)
+    add(
+        "--allow-plain",
+        metavar="LIST",
+        default="",
+        help="tunnel ports whose flow-based rows may stay without IPsec, e.g. udp/4789",
+    )
+    add(
+        "--allow-hw-offload",
+        action="store_true",
+        help="accept hw-offload=true, although offloaded packets may bypass IPsec and guard",
+    )
+
+
+def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozenset[GuardPort]]:
+    """``ovn-ipsec guard``: the action, and what the guard is while no other is known.
+
+    Raises SettingsError with every violation.
+    """
+    parser = _Parser(prog="ovn-ipsec guard")
+    parser.add_argument(
+        "action",
+        choices=("apply", "show", "remove"),
+        help="apply: put this node's last guard in force, as before Open vSwitch starts; "
+        "remove: let tunnel packets pass in clear",
+    )
+    _add_first_guard_arguments(parser.add_argument)
+    flags = parser.parse_args(argv)
+    violations: list[str] = []
+    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
+    ports = _ports("--guard-ports", flags.guard_ports, violations)
+    if violations:
+        raise SettingsError("\n".join(violations))
+    return flags.action, mode, ports
+
+
+def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
     add(
         "--guard-on-unknown",
         metavar="MODE",
@@ -143,17 +180,6 @@ def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         default="",
         help="tunnel ports closed to everybody besides udp/6081, e.g. udp/4789,gre",
-    )
-    add(
-        "--allow-plain",
-        metavar="LIST",
-        default="",
-        help="tunnel ports whose flow-based rows may stay without IPsec, e.g. udp/4789",
-    )
-    add(
-        "--allow-hw-offload",
-        action="store_true",
-        help="accept hw-offload=true, although offloaded packets may bypass IPsec and guard",
     )
 
 

@@ -156,7 +156,7 @@ def _own_problem(pki: PkiFact, now: datetime) -> str | None:
         return f"private key {key.problem}"
     if certificate.public_key_hash != key.public_key_hash:
         return (
-            f"private key {key.path!r} does not belong to certificate {certificate.path!r}; "
+            f"private key {key.path!r} does not match certificate {certificate.path!r}; "
             "install the pair that was made together"
         )
     return _validity_problem("certificate", certificate, now) or _cn_problem(

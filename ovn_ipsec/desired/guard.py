@@ -74,7 +74,11 @@ def build_guard(
     guard = Guard(
         mode=mode,
         closed_ports=frozenset(ports),
-        closed_peers=frozenset(peers),
+        # What is closed to everybody need not be closed to each peer: nothing exempts those, and
+        # the table of a cluster that is all Geneve stays as small as that.
+        closed_peers=frozenset(
+            peer for peer in peers if GuardPort(peer.protocol, peer.port) not in ports
+        ),
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )

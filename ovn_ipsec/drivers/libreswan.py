@@ -134,9 +134,11 @@ class Libreswan:
         )
         for kind, act in kinds:
             self._each(steps, kind, act, errors)
+        # Before the loads: equal selectors share one kernel policy, and dropping a tunnel after
+        # its successor (a renamed port) was loaded would cut the successor.
+        self._each(steps, DropConnection, self._drop, errors)
         self._load(steps, errors)
         self._record(steps, errors)
-        self._each(steps, DropConnection, self._drop, errors)
         self._initiate(steps, errors)
         self._each(steps, DeleteSa, self._delete_sa, errors)
         self._store.settle()
@@ -288,7 +290,10 @@ class Libreswan:
                 except DriverError as error:
                     errors[index] = str(error)
         if files:
-            failed, _ = self._store.write(files.values())
+            try:
+                failed, _ = self._store.write(files.values())
+            except DriverError as error:
+                failed = {item.tunnel: str(error) for item in files.values()}
             errors.update({i: failed.get(item.tunnel) for i, item in files.items()})
 
     def _drop(self, step: Step) -> None:
@@ -297,7 +302,7 @@ class Libreswan:
         for name in step.names:
             self._delete(name)
         # Our record goes last: without it a connection left in pluto would look foreign.
-        if not step.keep_record and self._store.remove(step.tunnel):
+        if self._store.remove(step.tunnel):
             self._reread_secrets()
 
     def _initiate(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
@@ -309,8 +314,8 @@ class Libreswan:
             if not isinstance(step, InitiateConnection):
                 raise TypeError(type(step).__name__)
             for name in step.names:
-                # On a connection that is up this would make a second child SA.
-                if name not in up:
+                # On a connection that is up this makes a second child SA under the same IKE SA.
+                if step.renew or name not in up:
                     said = self._pluto.whack("--asynchronous", "--name", name, "--initiate")
                     if _UNKNOWN_CONNECTION.search(said):
                         raise DriverError(f"tunnel {step.tunnel}: {name} is not loaded in pluto")

@@ -253,9 +253,9 @@ class TunnelStore:
         """Our directory, the indexes, and a root that includes them (or a warning)."""
         if self._laid_out:
             return
-        self.installed()
         paths = self._paths
         try:
+            self.installed()
             paths.tunnels_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             paths.tunnels_dir.chmod(0o700)
             self._lay_index(self._index(paths.index_conf, "conf"), paths.root_conf, "conf")
@@ -263,6 +263,9 @@ class TunnelStore:
             self._lay_index(secrets, paths.root_secrets, "secrets")
         except OSError as error:
             self._warnings["layout"] = _os_message("prepared", paths.tunnels_dir, error)
+            return
+        except ObservationError as error:
+            self._warnings["layout"] = str(error)
             return
         self._warnings.pop("layout", None)
         self._laid_out = True

@@ -50,7 +50,8 @@ def file_stem(tunnel: str) -> str:
     if _PLAIN_STEM.fullmatch(tunnel):
         return tunnel
     digest = hashlib.sha256(tunnel.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-    readable = re.sub(r"[^A-Za-z0-9_-]", "_", tunnel)[:40]
+    # "x" first: never hidden, never an option.
+    readable = "x" + re.sub(r"[^A-Za-z0-9_-]", "_", tunnel)[:40]
     # A plain stem never holds a dot, so the two kinds cannot meet.
     return f"{readable}.{digest}"
 

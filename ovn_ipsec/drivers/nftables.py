@@ -199,12 +199,12 @@ class Nftables:
         return done.stdout
 
     def _table_exists(self) -> bool:
+        # Not as JSON: nft 1.0.6 garbles that when there is a table with an owner.
         try:
-            done = command.run(["nft", "-j", "list", "tables", FAMILY], timeout_s=_TIMEOUT_S)
-            entries = json.loads(done.stdout)["nftables"]
-            return any(entry.get("table", {}).get("name") == TABLE for entry in entries)
-        except (CommandError, ValueError, KeyError, TypeError, AttributeError) as error:
+            done = command.run(["nft", "list", "tables", FAMILY], timeout_s=_TIMEOUT_S)
+        except CommandError as error:
             raise ObservationError(f"nft cannot list tables: {error}") from error
+        return f"table {FAMILY} {TABLE}" in map(str.strip, done.stdout.splitlines())
 
     def _count(self, read: GuardCounters) -> None:
         self._counters = GuardCounters(

@@ -9,7 +9,7 @@ dropped. The forward hook is left alone: nested clusters use the same ports.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,9 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
     yield "table", {"family": FAMILY, "name": table}
     for counter in ("uncovered_out", "uncovered_in"):
         yield "counter", own | {"name": counter}
-    for set_name, (set_type, elements) in _sets(guard).items():
+    guarded = _guarded(guard)
+    sets = _sets(guard, guarded)
+    for set_name, (set_type, elements) in sets.items():
         elem = {"elem": elements} if elements else {}
         yield "set", own | {"name": set_name, "type": set_type} | elem
     for chain in ("uncovered_out", "uncovered_in", "judge_out", "judge_in"):
@@ -68,7 +70,7 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
     for chain, hook, priority in _hooks(guard.mode):
         place = {"type": "filter", "hook": hook, "prio": priority, "policy": "accept"}
         yield "chain", own | {"name": chain} | place
-    for chain, rule in _rules(guard):
+    for chain, rule in _rules(guard, sets.keys(), guarded):
         yield "rule", own | {"chain": chain} | rule
 
 
@@ -80,13 +82,15 @@ def _hooks(mode: GuardMode) -> list[tuple[str, str, int]]:
     return hooks
 
 
-def _rules(guard: Guard) -> Iterator[tuple[str, Json]]:
+def _rules(
+    guard: Guard, sets: Collection[str], guarded: Collection[GuardPort]
+) -> Iterator[tuple[str, Json]]:
     """(chain, rule) of the whole table."""
     chains = {chain for chain, _, _ in _hooks(guard.mode)}
-    gre = any(port.protocol is Protocol.GRE for port in _guarded(guard))
+    gre = any(port.protocol is Protocol.GRE for port in guarded)
     for direction in ("out", "in"):
         yield f"uncovered_{direction}", _verdict(guard, direction)
-        for expr in _judge(guard, direction):
+        for expr in _judge(guard, direction, sets):
             yield f"judge_{direction}", {"expr": expr}
     for chain, direction, condition in (
         ("out", "out", []),
@@ -104,7 +108,7 @@ def _rules(guard: Guard) -> Iterator[tuple[str, Json]]:
             picks.append(_match(_L4PROTO, _NUMBERS[Protocol.GRE]))
         for pick in picks:
             yield chain, {"expr": [*condition, pick, judge]}
-    for expr in _quoting_errors(guard):
+    for expr in _quoting_errors(guarded):
         yield "out", {"expr": expr}
 
 
@@ -119,7 +123,7 @@ def _verdict(guard: Guard, direction: str) -> Json:
     }
 
 
-def _judge(guard: Guard, direction: str) -> Iterator[list[Json]]:
+def _judge(guard: Guard, direction: str, sets: Collection[str]) -> Iterator[list[Json]]:
     """The rules for one tunnel packet, first match decides."""
     uncovered = {"goto": {"target": f"uncovered_{direction}"}}
     door = "rt" if direction == "out" else "meta"
@@ -134,12 +138,11 @@ def _judge(guard: Guard, direction: str) -> Iterator[list[Json]]:
             yield [_match({"&": [mark, mask]}, value), uncovered]
         else:
             yield [uncovered]
-    names = _sets(guard)
     for kind, verdict in (("closed", uncovered), ("exempt", _ACCEPT)):
         if kind == "exempt" and guard.mode is GuardMode.ENFORCE_ALWAYS:
             continue
         for shape in SHAPES:
-            if shape.set_name(kind) in names:
+            if shape.set_name(kind) in sets:
                 yield [*shape.matches(kind, direction), verdict]
     if any(port.protocol is not Protocol.GRE for port in guard.closed_ports):
         yield [_match(_concat(_L4PROTO, _DPORT), "@closed_ports"), uncovered]
@@ -147,7 +150,7 @@ def _judge(guard: Guard, direction: str) -> Iterator[list[Json]]:
         yield [GRE_OF_ANYBODY, uncovered]
 
 
-def _quoting_errors(guard: Guard) -> Iterator[list[Json]]:
+def _quoting_errors(guarded: Collection[GuardPort]) -> Iterator[list[Json]]:
     """ICMP errors in clear that quote a tunnel packet (RFC 792, RFC 4443 section 3).
 
     When nobody listens on the tunnel's port, the kernel answers a packet that came in ESP with a
@@ -159,7 +162,7 @@ def _quoting_errors(guard: Guard) -> Iterator[list[Json]]:
         ("icmpv6", [1, 2, 3, 4], 8 * (8 + 6), 8 * (8 + 40 + 2)),
     ):
         for protocol, number in _NUMBERS.items():
-            ports = sorted(port.port or 0 for port in _guarded(guard) if port.protocol is protocol)
+            ports = sorted(port.port or 0 for port in guarded if port.protocol is protocol)
             if not ports:
                 continue
             expr = [
@@ -191,13 +194,6 @@ class Shape:
         if not self.gre:
             parts += ["inet_proto", "inet_service"]
         return parts if len(parts) > 1 else parts[0]
-
-    def holds(self, entry: GuardTuple) -> bool:
-        return (
-            (6 if ":" in entry.remote else 4) == self.version
-            and (entry.protocol is Protocol.GRE) == self.gre
-            and (entry.local is not None) == self.local
-        )
 
     def element(self, entry: GuardTuple) -> Any:
         parts: list[Any] = [entry.remote]
@@ -235,18 +231,26 @@ SHAPES = [
 ]
 
 
-def _sets(guard: Guard) -> dict[str, tuple[str | list[str], list[Any]]]:
+def _shape_of(entry: GuardTuple) -> Shape:
+    version = 6 if ":" in entry.remote else 4
+    return Shape(version, entry.protocol is Protocol.GRE, entry.local is not None)
+
+
+def _sets(
+    guard: Guard, guarded: Collection[GuardPort]
+) -> dict[str, tuple[str | list[str], list[Any]]]:
     """Name -> (type, elements) of every set; only ``tunnel_ports`` may be empty."""
     ports = ["inet_proto", "inet_service"]
     sets: dict[str, tuple[str | list[str], list[Any]]] = {
-        "tunnel_ports": (list(ports), _port_elements(_guarded(guard)))
+        "tunnel_ports": (list(ports), _port_elements(guarded))
     }
     if closed := _port_elements(guard.closed_ports):
         sets["closed_ports"] = (list(ports), closed)
     for kind, entries in (("closed", guard.closed_peers), ("exempt", guard.exempt)):
-        for shape in SHAPES:
-            if elements := [shape.element(entry) for entry in entries if shape.holds(entry)]:
-                sets[shape.set_name(kind)] = (shape.set_type(), elements)
+        for entry in entries:
+            shape = _shape_of(entry)
+            _, elements = sets.setdefault(shape.set_name(kind), (shape.set_type(), []))
+            elements.append(shape.element(entry))
     return sets
 
 

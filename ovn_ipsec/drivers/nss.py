@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ovn_ipsec.drivers.command import run
-from ovn_ipsec.drivers.nss_database import Contents, NssDatabase
+from ovn_ipsec.drivers.nss_database import Contents, Entry, NssDatabase
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import Credential, CredentialKind, InstalledCredential
 from ovn_ipsec.model.steps import InstallCredential, Outcome, RemoveCredential, Step
@@ -123,8 +123,9 @@ class Nss:
         keep = {credential.fingerprint for credential in wanted}
         if wanted[0].kind is CredentialKind.CA:
             self._forget_roots()
-            if self._purge(nickname, keep):
+            if removed := self._purge(nickname, keep):
                 self._forget_roots()
+                self._warn_of_ghosts(removed)
             self._name_a_ca(nickname)
         else:
             if self._in_use(nickname):
@@ -138,9 +139,10 @@ class Nss:
             return
         if self._in_use(nickname):
             raise DriverError(f"{nickname}: a loaded connection still uses it; it goes later")
-        self._purge(nickname, keep=set())
+        removed = self._purge(nickname, keep=set())
         if nickname == CA_NICKNAME:
             self._forget_roots()
+            self._warn_of_ghosts(removed)
         _LOG.info("Removed %s", nickname)
 
     def _add(self, credential: Credential) -> None:
@@ -216,7 +218,7 @@ class Nss:
         self._purge(nickname, {credential.fingerprint, bridge.fingerprint})
         raise DriverError(f"{waiting} {BRIDGE_S} s")
 
-    def _purge(self, nickname: str, keep: set[str]) -> bool:
+    def _purge(self, nickname: str, keep: set[str]) -> list[Entry]:
         """Delete every entry of the nickname but ``keep``, and every key thus unused."""
         contents = self._database.read()
         stale = [
@@ -228,17 +230,19 @@ class Nss:
             self._database.delete_certificate(entry.der)
         contents = self._database.read()
         used = {entry.key_id for entry in contents.entries}
+        freed = {entry.key_id for entry in stale}
         unused = [
             key_id
             for key_id, label in contents.keys.items()
-            if key_id not in used and _SPARE.sub("", label) == nickname
+            if key_id not in used
+            and (key_id in freed or nickname in (label, _SPARE.sub("", label)))
         ]
         for key_id in unused:
             self._database.delete_key(key_id)
         if unused:
             # pluto keeps private keys by their NSS handle, and a handle dies with its key.
             self._whack("--rereadsecrets")
-        return bool(stale)
+        return stale
 
     def _in_use(self, nickname: str) -> bool:
         """A loaded connection has the entry for itself or its peer."""
@@ -264,6 +268,16 @@ class Nss:
         said = self._whack("--impair", "trigger:FREE_ROOT_CERTS")
         if said and "FREE_ROOT_CERTS" not in said:
             _LOG.warning("pluto did not drop its cached CAs, wait 5 minutes: %s", said.strip())
+
+    def _warn_of_ghosts(self, removed: Sequence[Entry]) -> None:
+        """A CA that has verified a certificate stays in a running pluto's memory for good."""
+        listed = self._whack("--listcacerts")
+        serials = {int(found, 16) for found in re.findall(r"SN: 0x([0-9a-f]+)", listed)}
+        for entry in removed:
+            certificate = _parsed(entry.der)
+            if certificate and certificate.serial_number in serials:
+                subject = certificate.subject.rfc4514_string()
+                _LOG.warning("pluto trusts the removed CA %a until pluto is restarted", subject)
 
     def _whack(self, *argv: str) -> str:
         """What pluto answers; empty when it is not running."""

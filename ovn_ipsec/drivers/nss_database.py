@@ -81,7 +81,7 @@ class NssDatabase:
                 "cert9.db", "SELECT a3, a11, a102 FROM nssPublic WHERE a0 = ?", _CERTIFICATE
             )
             keys = self._rows(
-                "key4.db", "SELECT a102, a3 FROM nssPrivate WHERE a0 = ?", _PRIVATE_KEY
+                "key4.db", "SELECT a102, a3, NULL FROM nssPrivate WHERE a0 = ?", _PRIVATE_KEY
             )
         except sqlite3.Error as error:
             raise ObservationError(
@@ -112,21 +112,11 @@ class NssDatabase:
         ``nickname`` says. Key and password reach pk12util through memory that only this
         process and that child can open.
         """
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-        key = serialization.load_pem_private_key(key_pem.encode(), password=None)
-        if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise DriverError(f"{nickname}: neither an RSA nor an ECDSA key")
         password = secrets.token_hex(16).encode()
-        encryption = (
-            serialization.PrivateFormat.PKCS12.encryption_builder()
-            .kdf_rounds(2048)  # it never leaves memory, and the password is random
-            .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-            .hmac_hash(hashes.SHA256())
-            .build(password)
-        )
-        bundle = pkcs12.serialize_key_and_certificates(
-            nickname.encode(), key, certificate, None, encryption
-        )
+        try:
+            bundle = _pkcs12(nickname, pem, key_pem, password)
+        except ValueError as error:
+            raise DriverError(f"{nickname}: certificate and key make no pair: {error}") from error
         with _in_memory(bundle) as bundle_fd, _in_memory(password + b"\n") as password_fd:
             run(
                 [
@@ -175,6 +165,24 @@ class NssDatabase:
 
 def _certutil(*argv: str, stdin: str | None = None) -> Completed:
     return run(["certutil", *argv], timeout_s=_TIMEOUT_S, stdin=stdin)
+
+
+def _pkcs12(nickname: str, pem: str, key_pem: str, password: bytes) -> bytes:
+    """Raises ValueError: not a pair, or not what PEM should be."""
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    key = serialization.load_pem_private_key(key_pem.encode(), password=None)
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise ValueError("neither RSA nor ECDSA")
+    encryption = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(2048)  # it never leaves memory, and the password is random
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(password)
+    )
+    return pkcs12.serialize_key_and_certificates(
+        nickname.encode(), key, certificate, None, encryption
+    )
 
 
 @contextlib.contextmanager

@@ -48,7 +48,8 @@ class Pluto:
 
         Raises PlutoDownError, CommandError.
         """
-        argv = [str(self._paths.libexec_dir / "addconn"), "--config", "/dev/stdin"]
+        # /dev/stdin does not exist in every container.
+        argv = [str(self._paths.libexec_dir / "addconn"), "--config", "/proc/self/fd/0"]
         if "--checkconfig" not in words:
             argv += ["--ctlsocket", str(self._paths.ctl)]
         done = run([*argv, *words], timeout_s=self._timeout_s, stdin=config, ok_codes=None)

@@ -8,8 +8,16 @@ with control characters escaped, so that no row can forge another tunnel's lines
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
-from ovn_ipsec.model.conns import GuardMode, KernelPolicy, TunnelView
+from ovn_ipsec.model.conns import (
+    Guard,
+    GuardMode,
+    GuardTuple,
+    KernelPolicy,
+    ObservedGuard,
+    TunnelView,
+)
 from ovn_ipsec.model.snapshot import (
     GuardStatus,
     IkeStatus,
@@ -25,6 +33,7 @@ OLD_AFTER_S = 15.0
 
 NO_TUNNELS = "No tunnels configured with IPsec"
 
+_Item = TypeVar("_Item")
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 
@@ -108,6 +117,36 @@ def json_tunnels(
         "tunnels": [_json_tunnel(tunnel) for tunnel in tunnels],
         "node": _json_node(snapshot, now_s),
     }
+
+
+def render_guard(guard: Guard | None, observed: ObservedGuard) -> str:
+    """The text of ``ovn-ipsec guard show``; ``guard`` None when the table is not ours."""
+    status = GuardStatus(
+        observed.present, observed.intact, observed.mode, observed.counters, read_at_s=0.0
+    )
+    lines = _guard_lines(status)
+    if guard is not None:
+        lines += [
+            _field("Closed port", _port_text(p.protocol, p.port))
+            for p in _by_text(guard.closed_ports)
+        ]
+        lines += [_field("Closed peer", _tuple_text(t)) for t in _by_text(guard.closed_peers)]
+        lines += [_field("Exempt", _tuple_text(t)) for t in _by_text(guard.exempt)]
+        if guard.skb_mark is not None:
+            lines.append(_field("SKB mark", "{:#x}/{:#x}".format(*guard.skb_mark)))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _by_text(items: Iterable[_Item]) -> list[_Item]:
+    return sorted(items, key=repr)
+
+
+def _port_text(protocol: str, port: int | None) -> str:
+    return protocol if port is None else f"{protocol}/{port}"
+
+
+def _tuple_text(item: GuardTuple) -> str:
+    return f"{item.local or 'any'} <-> {item.remote} {_port_text(item.protocol, item.port)}"
 
 
 def ike_unknown(snapshot: Snapshot) -> str | None:

@@ -17,7 +17,7 @@ def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 def inner_frame(src_mac: str, dst_mac: str, src: str, dst: str, payload: bytes) -> bytes:
@@ -46,11 +46,15 @@ def udp(src: str, dst: str, port: int, payload: bytes) -> bytes:
     length = 8 + len(payload)
     header = struct.pack("!HHHH", 40000, port, length, 0)
     pseudo = ip_address(src).packed + ip_address(dst).packed
-    pseudo += struct.pack("!HH", _UDP, length) if ":" not in src else struct.pack("!II", length, _UDP)
+    pseudo += (
+        struct.pack("!HH", _UDP, length) if ":" not in src else struct.pack("!II", length, _UDP)
+    )
     return struct.pack("!HHHH", 40000, port, length, checksum(pseudo + header + payload)) + payload
 
 
-def ipv4(src: str, dst: str, protocol: int, payload: bytes, *, offset: int = 0, more: bool = False) -> bytes:
+def ipv4(
+    src: str, dst: str, protocol: int, payload: bytes, *, offset: int = 0, more: bool = False
+) -> bytes:
     """A packet or (``offset`` in bytes) a fragment."""
     flags = (0x2000 if more else 0) | offset // 8
     ends = ip_address(src).packed + ip_address(dst).packed
@@ -65,7 +69,9 @@ def ipv6(src: str, dst: str, next_header: int, payload: bytes) -> bytes:
     return start + ip_address(src).packed + ip_address(dst).packed + payload
 
 
-def packets(src: str, dst: str, protocol: int, payload: bytes, fragment_bytes: int | None) -> Iterator[bytes]:
+def packets(
+    src: str, dst: str, protocol: int, payload: bytes, fragment_bytes: int | None
+) -> Iterator[bytes]:
     """The packet, or its fragments (RFC 791; RFC 8200 section 4.5)."""
     pieces = [(0, payload)]
     if fragment_bytes is not None:
@@ -92,3 +98,8 @@ def frames(src_mac: str, dst_mac: str, ip_packets: Iterator[bytes]) -> list[byte
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
+
+
+def experimental_frame(src_mac: str, dst_mac: str, payload: bytes) -> bytes:
+    """A frame that is not IP (IEEE 802 local experimental Ethertype 1)."""
+    return _mac(dst_mac) + _mac(src_mac) + b"\x88\xb5" + payload

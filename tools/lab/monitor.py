@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from tools.lab.container import PROJECT, CommandError, wait_until
 from tools.lab.host import Host
@@ -30,7 +29,8 @@ class MonitorHost(Host):
         (with the end of its log) otherwise.
         """
         self.agent_flags = flags
-        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", *flags, _OVSDB]
+        pidfile = f"--pidfile=/run/openvswitch/{_TARGET}.pid"
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", pidfile, *flags, _OVSDB]
         with self.path(AGENT_LOG).open("a") as log:
             self._agent = self.popen(argv, stdout=log, environment=_python_environment())
         if wait:
@@ -56,6 +56,11 @@ class MonitorHost(Host):
         """SIGTERM and start, with the same flags as before unless given."""
         self.kill_agent()
         self.start_agent(*(flags or self.agent_flags))
+
+    def guard(self, *arguments: str) -> str:
+        """``ovn-ipsec guard ARGUMENTS``; CommandError unless a guard is in force afterwards."""
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "guard", *arguments]
+        return self.run(argv, environment=_python_environment())
 
     def start_original_monitor(self, *flags: str) -> None:
         """Start the distribution's unmodified ovs-monitor-ipsec for libreswan.
@@ -90,11 +95,4 @@ class MonitorHost(Host):
 
 
 def _python_environment() -> dict[str, str]:
-    venv_bin = str(Path(sys.executable).parent)
-    return {
-        "PYTHONPATH": str(PROJECT),
-        "PYTHONPYCACHEPREFIX": sys.pycache_prefix or "/tmp/pycache",  # noqa: S108
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "VIRTUAL_ENV": str(Path(venv_bin).parent),
-    }
+    return {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}

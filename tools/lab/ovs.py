@@ -85,10 +85,13 @@ class OvsHost(Host):
         return self.run(["ovs-vsctl", "--timeout=20", *arguments])
 
     def add_bridge(self, name: str = "br0", *, inner: InnerAddress | None = None) -> None:
-        """A bridge that floods; with `inner`, its local port gets that overlay address."""
-        self.vsctl("--may-exist", "add-br", name, "--", "set", "bridge", name, "fail-mode=standalone")
+        """A bridge that learns and floods; with `inner`, its own port has that overlay address."""
+        commands = ["add-br", name, "--", "set", "bridge", name, "fail-mode=standalone"]
         if inner is not None:
-            self.add_inner_port(name, name, inner, create=False)
+            commands += [f'other-config:hwaddr="{inner.mac}"', *_internal_port(name, inner)]
+        self.vsctl(*commands)
+        if inner is not None:
+            self._address_inner_port(name, inner)
 
     def add_inner_port(
         self,
@@ -96,19 +99,14 @@ class OvsHost(Host):
         port: str,
         inner: InnerAddress,
         *,
-        create: bool = True,
         external_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """Give the host an overlay address on an internal port."""
-        commands: list[str] = []
-        if create:
-            commands += ["--", "add-port", bridge, port]
-        commands += ["--", "set", "interface", port, "type=internal", f'mac="{inner.mac}"']
-        commands += [f"mtu_request={INNER_MTU_BYTES}"]
-        commands += [f"external_ids:{key}={value}" for key, value in (external_ids or {}).items()]
-        self.vsctl(*commands)
-        if not create:
-            self.vsctl("set", "bridge", bridge, f'other-config:hwaddr="{inner.mac}"')
+        """Give the host an overlay address on a new internal port of a bridge."""
+        ids = [f"external_ids:{key}={value}" for key, value in (external_ids or {}).items()]
+        self.vsctl("add-port", bridge, port, *_internal_port(port, inner), *ids)
+        self._address_inner_port(port, inner)
+
+    def _address_inner_port(self, port: str, inner: InnerAddress) -> None:
         batch = (
             f"link set {port} up\n"
             f"addr add {inner.ipv4}/16 dev {port}\n"
@@ -176,6 +174,12 @@ class OvsHost(Host):
         if self.inner is None:
             raise CommandError(self.name, ["(lab)"], 1, "no overlay interface yet")
         return self.inner
+
+
+def _internal_port(name: str, inner: InnerAddress) -> list[str]:
+    """The part of an ovs-vsctl transaction that shapes an internal port."""
+    shape = ["type=internal", f'mac="{inner.mac}"', f"mtu_request={INNER_MTU_BYTES}"]
+    return ["--", "set", "interface", name, *shape]
 
 
 def _quoted(value: str) -> str:

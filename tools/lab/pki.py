@@ -106,13 +106,14 @@ class Authority:
         kind: KeyType = KeyType.RSA_2048,
         key: Key | None = None,
         subject: x509.Name | None = None,
+        dns_name: bool = True,
         starts_in_s: int = -3600,
         lasts_s: int = 365 * 86400,
     ) -> Pair:
         """A leaf with CN = SAN DNS = ``name``, as libreswan's certificate ids need it.
 
         ``starts_in_s`` > 0 gives one that is not yet valid, ``starts_in_s`` + ``lasts_s`` < 0
-        one that has expired; ``subject`` replaces the name in the certificate alone.
+        one that has expired; ``subject`` replaces the subject and leaves the DNS name.
         """
         key = key or make_key(kind)
         issuer = self.pair.certificate.subject
@@ -122,7 +123,7 @@ class Authority:
         builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self.pair.key.public_key()), False
         )
-        if subject is None:
+        if dns_name:
             names = x509.SubjectAlternativeName([x509.DNSName(name)])
             builder = builder.add_extension(names, False)
         return Pair(builder.sign(self.pair.key, hashes.SHA256()), key)

@@ -6,7 +6,11 @@ directory=$1
 shift
 for part; do mkdir -p "$directory/$part"; done
 chmod 1777 "$directory/tmp"
-cp -a /etc/. "$directory/etc/"
+# Without what only a booting or a package-managed machine reads: a container starts faster.
+tar -C /etc --exclude='./rc?.d' --exclude=./apt --exclude=./dpkg --exclude=./systemd \
+    --exclude=./terminfo --exclude=./pam.d --exclude=./security \
+    --exclude=./cron.daily --exclude=./logcheck --exclude=./apparmor.d -cf - . |
+    tar -C "$directory/etc" -xf -
 mkdir -p "$directory/run/openvswitch" "$directory/run/ovn" "$directory/run/pluto" \
     "$directory/run/lab-bin" "$directory/run/lock" "$directory/var/log/openvswitch" \
     "$directory/var/log/ovn" "$directory/etc/openvswitch" "$directory/var/lib/ipsec/nss"

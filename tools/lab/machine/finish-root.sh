@@ -32,6 +32,16 @@ for part in vxlan wireguard ipvlan bonding; do
     [ -e "kernel/drivers/net/$part" ] || continue
     cp -a "kernel/drivers/net/$part" "/lib/modules/$version/kernel/drivers/net/"
 done
+# `_stackmanager` runs modprobe for each file it finds here: keep what IPsec uses today.
+cd "/lib/modules/$version/kernel/arch/x86/crypto"
+for module in *; do
+    case $module in
+        aesni-intel.* | ghash-clmulni-intel.* | sha*-ssse3.* | crc* | chacha-x86_64.* | \
+            poly1305-x86_64.* | libblake2s-x86_64.* | curve25519-x86_64.*) ;;
+        *) rm "$module" ;;
+    esac
+done
+cd /
 # Decompressing a module is slow in an emulated machine.
 find "/lib/modules/$version" -name '*.ko.xz' -exec busybox unxz {} +
 depmod "$version"

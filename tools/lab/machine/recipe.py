@@ -15,11 +15,9 @@ SUITES = ("bookworm", "trixie")
 
 _PACKAGES = (
     "busybox-static",
-    "ca-certificates",
     "iproute2",
     "iputils-ping",
     "kmod",
-    "less",
     "libnss3-tools",
     "libreswan",
     "mount",
@@ -35,6 +33,7 @@ _PACKAGES = (
     "python3-venv",
     "tcpdump",
     "tini",
+    "zstd",
 )
 
 # What the tests need besides the project's own requirements.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lab.machine.cache import cache_dir, ensure
+from tools.lab.machine.kernel import unpack_kernel
 from tools.lab.machine.recipe import python_recipe, root_recipe
 
 _HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def build_images(suite: str, project: Path) -> Images:
         lambda target: _build_python(root / "tree", wanted.requirements, target),
     )
     return Images(
-        suite, root / "tree", root / "vmlinuz", root / "root.img", python / "python.img"
+        suite, root / "tree", root / "vmlinux", root / "root.img", python / "python.img"
     )
 
 
@@ -77,7 +78,9 @@ def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
             str(tree),
         ],
     )
-    shutil.copy(tree / "boot" / "vmlinuz", target / "vmlinuz")
+    bzimage = tree / "boot" / "vmlinuz"
+    (target / "vmlinux").write_bytes(unpack_kernel(bzimage.read_bytes(), tree))
+    bzimage.unlink()
     _pack(tree, target / "root.img")
 
 
