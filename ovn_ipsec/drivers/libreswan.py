@@ -6,6 +6,7 @@ connections (40 ms, 1 MB) is read only when it may have changed behind our back.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
-from ovn_ipsec.drivers.command import Completed
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_status import (
     LoadedConnections,
@@ -21,7 +21,7 @@ from ovn_ipsec.drivers.libreswan_status import (
     parse_load_errors,
     parse_states,
 )
-from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint
+from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint, parses
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -83,6 +83,7 @@ class Libreswan:
         self._store = TunnelStore(paths)
         self._pluto = Pluto(paths, command_timeout_s)
         self._seen = _Seen()
+        self._secrets_stale = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -244,11 +245,11 @@ class Libreswan:
         One file that it rejects would keep pluto from loading any at its next start.
         """
         batch = text.join_batch(load.connections for load in loads)
-        if _parses(self._pluto.addconn(batch, "--checkconfig")):
+        if parses(self._pluto.addconn(batch, "--checkconfig")):
             return
         for load in loads:
             done = self._pluto.addconn(load.connections, "--checkconfig")
-            if not _parses(done):
+            if not parses(done):
                 said = complaint(done.stderr + done.stdout)
                 load.error = f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
 
@@ -297,7 +298,15 @@ class Libreswan:
             self._delete(name)
         # Our record goes last: without it a connection left in pluto would look foreign.
         if self._store.remove(step.tunnel):
-            self._reread_secrets()
+            self._secrets_stale = True
+
+    def _forget_secrets(self) -> None:
+        """Once for all drops; a pluto that is gone has forgotten them, a busy one is asked again
+        with the next steps."""
+        if self._secrets_stale:
+            with contextlib.suppress(DriverError):
+                self._reread_secrets()
+                self._secrets_stale = False
 
     def _initiate(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
         if not any(isinstance(step, InitiateConnection) for step in steps):
@@ -389,8 +398,3 @@ def _names(sas: Iterable[ChildSa | IkeSa]) -> frozenset[str]:
 
 def _is_version_of(tunnel: str, name: str) -> bool:
     return re.fullmatch(re.escape(tunnel) + r"(?:-in|-out)?-\d+", name) is not None
-
-
-def _parses(done: Completed) -> bool:
-    # 4.10 ends with 0 for a repeated keyword, and would skip the connection.
-    return done.returncode == 0 and "while loading" not in done.stderr + done.stdout

@@ -199,3 +199,9 @@ def complaint(said: str, wanted: str = "") -> str:
     lines = [line for line in lines if not any(word in line for word in chatter)]
     named = [line for line in lines if wanted and wanted in line]
     return "; ".join(named or lines)[-400:]
+
+
+def parses(done: Completed) -> bool:
+    """Whether ``addconn --checkconfig`` accepted every connection."""
+    # 4.10 ends with 0 for a repeated keyword, and would skip the connection.
+    return done.returncode == 0 and "while loading" not in done.stderr + done.stdout
