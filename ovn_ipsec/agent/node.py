@@ -60,6 +60,8 @@ T = TypeVar("T")
 
 SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
+REST_MOST_S = 0.5
+"""A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
 PERIOD_S = 10.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never old."""
 COUNT_S = 5.0
@@ -105,7 +107,7 @@ class Agent:
         self._counted_at = 0.0
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
-        self._took = 0.0
+        self._rest_s = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._dirty_at: float | None = time.monotonic()
         self._due_at = time.monotonic()
@@ -174,8 +176,7 @@ class Agent:
     def _next_tick(self) -> float:
         if self._dirty_at is None:
             return self._due_at
-        # A tick may not be followed by the next sooner than it took: half of a core at most.
-        return min(self._due_at, max(self._dirty_at + SETTLE_S, self._last_end + self._took))
+        return min(self._due_at, max(self._dirty_at + SETTLE_S, self._last_end + self._rest_s))
 
     def _files_changed(self) -> bool:
         """Whether certificate files differ from what the last tick saw (a few stat(2) calls)."""
@@ -274,7 +275,7 @@ class Agent:
         self._journal.note_steps(outcomes, now)
         self._publish(desired, observed, now)
         self._last_end = time.monotonic()
-        self._took = self._last_end - began
+        self._rest_s = min(self._last_end - began, REST_MOST_S)
         self._due_at = min(made.wake_at or began + PERIOD_S, began + PERIOD_S)
         if made.steps:
             self._mark_dirty()

@@ -77,7 +77,7 @@ def test_other_tunnel_types_are_encrypted(lab: Lab, kind: str, options: dict[str
         node.start_agent(*flags)
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
-        lab.connect(a, b, kind, psk=PSK, **options)
+        lab.connect(a, b, kind, ipv6=False, psk=PSK, **options)
         traffic.wait_flowing(UP_TIMEOUT_S)
     assert lab.wire.count(Kind.PLAINTEXT, since=since) == 0
     assert lab.wire.count(Kind.ESP, since=since) > 0
