@@ -170,9 +170,7 @@ class Agent:
         """
         ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
-            if ready_by is not None and (
-                self._snapshot.complete or time.monotonic() >= ready_by
-            ):
+            if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
                 ready_by = None
                 ready()
             if self._parts.ovsdb.run() or self._files_changed():

@@ -94,7 +94,9 @@ class Libreswan:
         """A descriptor that becomes readable when pluto dies; the caller closes it."""
         return self._pluto.pidfd()
 
-    def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
+    def observe(
+        self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False
+    ) -> ObservedIke:
         """pluto's connections and SAs, and the kernel's IPsec tables.
 
         ``full`` reads the list of loaded connections even if nothing hints at a change. The
