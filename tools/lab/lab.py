@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from tools.lab.container import LAB_DIRECTORY, LabError
+from tools.lab.forge import Datagram, Encapsulation, Forgery
 from tools.lab.host import Host, UnderlayAddress
 from tools.lab.node import Node
+from tools.lab.ovn import Ovn
 from tools.lab.ovs import InnerAddress
 from tools.lab.traffic import Traffic
 from tools.lab.wire import Wire
@@ -109,6 +111,58 @@ class Lab:
         traffic = Traffic(a, b, rate_hz=rate_hz, ipv6=ipv6)
         self._traffic.append(traffic)
         return traffic
+
+    def forge(
+        self,
+        attacker: Host,
+        target: Node,
+        claimed: Node,
+        payload: bytes,
+        *,
+        port: int,
+        encapsulation: Encapsulation = Encapsulation.GENEVE,
+        outer_ipv6: bool = False,
+        outer_port: int | None = None,
+        network_id: int = 0,
+        fragment_bytes: int | None = None,
+        count: int = 1,
+    ) -> None:
+        """Have `attacker` send tunnel packets in clear that claim to come from node `claimed`.
+
+        Inside is a UDP datagram with `payload` to `port` of the target's overlay address: whether
+        it was delivered shows ``target.listen(target.inner_ipv4, port)``.
+        """
+        inner = Datagram(
+            claimed.inner_mac,
+            target.inner_mac,
+            claimed.inner_ipv4,
+            target.inner_ipv4,
+            port,
+            payload,
+        )
+        forgery = Forgery(
+            attacker.address.mac,
+            target.address.mac,
+            claimed.ipv6 if outer_ipv6 else claimed.ipv4,
+            target.ipv6 if outer_ipv6 else target.ipv4,
+            encapsulation,
+            outer_port,
+            network_id,
+            fragment_bytes,
+        )
+        for _ in range(count):
+            attacker.inject(forgery.frames(inner))
+
+    def ovn(self, *chassis: Node) -> Ovn:
+        """An OVN whose databases run on a new host ``central``, with these chassis joined."""
+        ovn = Ovn(self.host("central"))
+        for node in chassis:
+            ovn.join(node)
+        return ovn
+
+    def plug(self, ovn: Ovn, switch: str, node: Node) -> None:
+        """A logical port for a node: an internal port with the node's overlay address."""
+        ovn.plug(switch, node, self.inner_address(node))
 
     @property
     def nodes(self) -> list[Node]:

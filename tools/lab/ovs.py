@@ -152,10 +152,10 @@ class OvsHost(Host):
         """``ovs-vsctl set interface NAME COLUMN[:KEY]=VALUE ...``"""
         self.vsctl("set", "interface", name, *settings)
 
-    def received_packets(self, name: str) -> int:
-        """Packets that a tunnel port delivered to the switch, as the kernel's datapath counts."""
-        shown = self.run(["ovs-appctl", "-t", "ovs-vswitchd", "dpctl/show", "-s", "system@ovs-system"])
-        return _port_received(shown, name)
+    def received_packets_of_tunnels(self) -> int:
+        """Packets that all tunnel ports together handed to the switch, as its datapath counts."""
+        shown = self.ovs_appctl("ovs-vswitchd", "dpctl/show", "-s", "system@ovs-system")
+        return tunnel_packets_received(shown)
 
     def stop_vswitchd(self) -> None:
         """Stop it as ovs-ctl does; the kernel's tunnel ports and flows go away."""
@@ -187,11 +187,13 @@ def _quoted(value: str) -> str:
     return json.dumps(value)
 
 
-def _port_received(dpctl_show: str, name: str) -> int:
-    """The RX packet count of a port in ``dpctl/show -s``."""
-    lines = iter(dpctl_show.splitlines())
-    for line in lines:
-        if line.strip().startswith("port ") and f": {name} (" in f"{line} (":
-            received = next(lines).split("packets:")[1]
-            return int(received.split()[0])
-    raise CommandError("(lab)", ["dpctl/show"], 1, f"no port {name} in:\n{dpctl_show}")
+def tunnel_packets_received(dpctl_show: str) -> int:
+    """The sum of RX packets of the tunnel ports in the text of ``dpctl/show -s``."""
+    total, in_tunnel = 0, False
+    for line in dpctl_show.splitlines():
+        words = line.split()
+        if words[:1] == ["port"]:
+            in_tunnel = any(f"({kind}" in line for kind in ("geneve", "vxlan", "gre", "ip6gre"))
+        elif in_tunnel and words[:1] == ["RX"]:
+            total += int(words[1].removeprefix("packets:"))
+    return total
