@@ -1,1 +1,193 @@
+"""The command line: argv to one call. The only place that prints.
 
+ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
+ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import ovs.daemon
+import ovs.dirs
+import ovs.util
+import ovs.vlog
+
+import ovn_ipsec
+from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
+from ovn_ipsec.desired.build import Policy
+from ovn_ipsec.drivers.libreswan import Libreswan
+from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.drivers.nftables_events import GuardEvents
+from ovn_ipsec.drivers.nftables_held import HeldTable
+from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
+from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.errors import DriverError, OvnIpsecError, SettingsError
+from ovn_ipsec.model.conns import GuardMode
+from ovn_ipsec.model.steps import SetGuard
+from ovn_ipsec.settings import (
+    IkeDaemon,
+    Settings,
+    parse_agent_arguments,
+    parse_guard_arguments,
+)
+from ovn_ipsec.sources.addresses import LocalAddresses
+from ovn_ipsec.sources.certificates import CertificateFiles
+from ovn_ipsec.sources.kernel_events import KernelEvents
+from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.report import render_guard
+from ovn_ipsec.status.serve import control_socket_path, serve_control
+
+PROGRAM = "ovs-monitor-ipsec"
+"""Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
+
+_log = logging.getLogger(__name__)
+_VLOG = ovs.vlog.Vlog(PROGRAM)
+"""Made at import: python-ovs takes no further modules once its flags have been handled."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ovn-ipsec``; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {"agent": _agent, "guard": _guard}
+    if words and words[0] in commands:
+        try:
+            return commands[words[0]](words[1:])
+        except OvnIpsecError as error:
+            print(f"ovn-ipsec: {error}", file=sys.stderr)
+            return 1
+    parser = argparse.ArgumentParser(prog="ovn-ipsec", description=ovn_ipsec.__doc__)
+    parser.add_argument("--version", action="version", version=ovn_ipsec.__version__)
+    parser.add_argument("command", choices=sorted(commands), help="see COMMAND --help")
+    parser.parse_args(words[:1])
+    return 2
+
+
+def monitor_main() -> int:
+    """``ovs-monitor-ipsec``: the agent under the original's name."""
+    return main(["agent", *sys.argv[1:]])
+
+
+def _agent(argv: Sequence[str]) -> int:
+    _name_process()
+    settings, flags = parse_agent_arguments(
+        argv, prog=PROGRAM, add_more=(ovs.vlog.add_args, ovs.daemon.add_args)
+    )
+    ovs.vlog.handle_args(flags)
+    ovs.daemon.handle_args(flags)
+    logger = logging.getLogger(ovn_ipsec.__name__)
+    logger.addHandler(_VlogHandler())
+    logger.setLevel(logging.DEBUG)  # python-ovs decides what is written, and vlog/set changes it
+    logger.propagate = False
+    # The parent of --detach returns 0 only when the guard stands and queries are answered.
+    ovs.daemon.daemonize_start()
+    agent = _build_agent(settings)
+    agent.close_guard()
+    if settings.ike_daemon is IkeDaemon.STRONGSWAN:
+        raise SettingsError(
+            "--ike-daemon=strongswan: only libreswan is driven; install libreswan and pass "
+            "--ike-daemon=libreswan (the packaged unit of openvswitch-ipsec passes strongswan: "
+            "use ovn-ipsec's own unit). The guard is in place."
+        )
+    server = serve_control(control_socket_path(PROGRAM), agent, program=PROGRAM)
+    ovs.daemon.daemonize_complete()
+    try:
+        agent.run()
+    finally:
+        server.close()
+    return 0
+
+
+def _build_agent(settings: Settings) -> Agent:
+    paths = LibreswanPaths.from_flags(
+        settings.root_prefix,
+        ipsec_conf=settings.ipsec_conf,
+        root_ipsec_conf=settings.root_ipsec_conf,
+        ipsec_secrets=settings.ipsec_secrets,
+        ipsec_d=settings.ipsec_d,
+        ipsec_ctl=settings.ipsec_ctl,
+    )
+    guard_events = GuardEvents([TABLE, HELD_TABLE])
+    return Agent(
+        Parts(
+            ovsdb=OvsdbSource(settings.database),
+            certificates=CertificateFiles(),
+            addresses=LocalAddresses(),
+            kernel_events=KernelEvents(),
+            ike=Libreswan(paths, command_timeout_s=settings.command_timeout_s),
+            nss=Nss(
+                wall_clock,
+                paths.nss_dir,
+                (str(paths.libexec_dir / "whack"), "--ctlsocket", str(paths.ctl)),
+            ),
+            guard=Nftables(events=guard_events, held=_held_table()),
+            guard_events=guard_events,
+        ),
+        Policy(
+            guard_mode=settings.guard_mode,
+            guard_ports=settings.guard_ports,
+            allow_plain=settings.allow_plain,
+            use_default_crypto=settings.use_default_crypto,
+            allow_hw_offload=settings.allow_hw_offload,
+        ),
+        may_start_ike=settings.restart_ike_daemon,
+        guard_on_unknown=GuardMode(settings.guard_on_unknown),
+    )
+
+
+def _held_table() -> HeldTable | None:
+    try:
+        return HeldTable()
+    except DriverError as error:
+        _log.warning("The guard stands once, not twice: %s", error)
+        return None
+
+
+def _guard(argv: Sequence[str]) -> int:
+    """``ovn-ipsec guard apply|show|remove``: what an agent does to the table, without one."""
+    action, on_unknown, ports = parse_guard_arguments(argv)
+    driver = Nftables()
+    if action == "remove":
+        driver.remove()
+        return 0
+    if action == "apply":
+        guard = first_guard(driver, GuardMode(on_unknown), ports)
+        (outcome,) = driver.apply([SetGuard(guard)])
+        if outcome.error is not None:
+            raise DriverError(outcome.error)
+    counters = driver.counters()
+    observed = driver.observe()
+    print(render_guard(driver.live_guard(), replace(observed, counters=counters)), end="")
+    return 0 if observed.present and observed.intact else 1
+
+
+def _name_process() -> None:
+    """python-ovs names files after argv[0], and from PyPI it looks below /usr/local."""
+    ovs.util.PROGRAM_NAME = PROGRAM
+    ovs.dirs.RUNDIR = os.environ.get("OVS_RUNDIR", "/var/run/openvswitch")
+    ovs.dirs.LOGDIR = os.environ.get("OVS_LOGDIR", "/var/log/openvswitch")
+
+
+class _VlogHandler(logging.Handler):
+    """Sends Python's log records to python-ovs, whose flags and vlog/* commands rule the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if record.levelno >= logging.ERROR:
+            _VLOG.err(message)
+        elif record.levelno >= logging.WARNING:
+            _VLOG.warn(message)
+        elif record.levelno >= logging.INFO:
+            _VLOG.info(message)
+        else:
+            _VLOG.dbg(message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,253 @@
+"""Every knob of the agent: typed, with its default, all violations in one message.
 
+The flags of ``ovs-monitor-ipsec`` keep their names and meaning. Those of python-ovs (logging,
+daemon) are not here: the command line's root adds them to the same parser and handles them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NoReturn, TypeVar
+
+from ovn_ipsec.errors import SettingsError
+from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
+
+DEFAULT_COMMAND_TIMEOUT_S = 120
+_DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
+_PORTS_FORM = "a comma-separated list such as udp/4789,gre"
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+
+
+class IkeDaemon(StrEnum):
+    """Which IKE daemon the command line names. Only libreswan is driven.
+
+    strongSwan is kept as a value because distributions' units pass it: the agent refuses to
+    start with it, with the remedy, but not before the guard stands.
+    """
+
+    LIBRESWAN = "libreswan"
+    STRONGSWAN = "strongswan"
+
+
+class OnUnknown(StrEnum):
+    """What the guard does on a first start, before anything is known about the cluster."""
+
+    AUDIT = "audit"
+    ENFORCE = "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The agent's settings. Paths are as given: ``root_prefix`` is not yet applied."""
+
+    database: str
+    """OVSDB remote, e.g. ``unix:/run/openvswitch/db.sock``."""
+    root_prefix: str = ""
+    ike_daemon: IkeDaemon = IkeDaemon.LIBRESWAN
+    restart_ike_daemon: bool = True
+    """False: never start pluto, only use the one that runs."""
+    ipsec_conf: str | None = None
+    """None here and below: the default, which may depend on libreswan's version."""
+    root_ipsec_conf: str | None = None
+    ipsec_d: str | None = None
+    ipsec_secrets: str | None = None
+    ipsec_ctl: str | None = None
+    use_default_crypto: bool = False
+    command_timeout_s: int = DEFAULT_COMMAND_TIMEOUT_S
+    guard_mode: GuardMode = GuardMode.ENFORCE
+    guard_on_unknown: OnUnknown = OnUnknown.AUDIT
+    guard_ports: frozenset[GuardPort] = frozenset()
+    """Closed to and from everybody, besides Geneve's own port."""
+    allow_plain: frozenset[GuardPort] = frozenset()
+    """Ports whose rows with ``remote_ip=flow`` may stay in clear."""
+    allow_hw_offload: bool = False
+
+
+ArgumentAdder = Callable[[argparse.ArgumentParser], None]
+
+
+def parse_agent_arguments(
+    argv: Sequence[str], *, prog: str, add_more: Sequence[ArgumentAdder] = ()
+) -> tuple[Settings, argparse.Namespace]:
+    """Read the agent's command line (without the program's name).
+
+    ``add_more`` puts further flags on the same parser (``ovs.vlog.add_args``,
+    ``ovs.daemon.add_args``); their values are in the namespace that is returned.
+
+    Raises SettingsError with every violation. ``--help`` prints and exits, as argparse does.
+    """
+    parser = _Parser(prog=prog)
+    _add_arguments(parser)
+    for add in add_more:
+        add(parser)
+    namespace, unknown = parser.parse_known_args(argv)
+    violations = [f"{word}: unknown argument; see --help" for word in unknown]
+    settings = _read(namespace, violations)
+    if violations:
+        raise SettingsError("\n".join(violations))
+    return settings, namespace
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see --help")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    # Values are read as text and judged in _read, to report all that is wrong at once.
+    add("database", metavar="DATABASE", nargs="?", help="OVSDB remote, e.g. unix:FILE (required)")
+    add("--root-prefix", metavar="DIR", default="", help="alternate root directory, for tests")
+    add("--ike-daemon", metavar="IKE-DAEMON", default="libreswan", help="libreswan")
+    add(
+        "--no-restart-ike-daemon",
+        action="store_true",
+        help="use the IKE daemon that runs; never start it",
+    )
+    add("--ipsec-conf", metavar="IPSEC-CONF", help="file that gets our connections")
+    add("--root-ipsec-conf", metavar="ROOT-IPSEC-CONF", help="file that includes --ipsec-conf")
+    add("--ipsec-d", metavar="IPSEC-D", help="directory of pluto's NSS database")
+    add("--ipsec-secrets", metavar="IPSEC-SECRETS", help="file that gets our secrets")
+    add("--ipsec-ctl", metavar="IPSEC-CTL", help="pluto's control socket")
+    add(
+        "--command-timeout",
+        metavar="TIMEOUT",
+        default=str(DEFAULT_COMMAND_TIMEOUT_S),
+        help="seconds that a child process may take (default: %(default)s)",
+    )
+    add("--use-default-crypto", action="store_true", help="leave ike= and esp= to libreswan")
+    _add_guard_arguments(parser)
+
+
+def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(title="Guard Options")
+    add = group.add_argument
+    add(
+        "--guard-mode",
+        metavar="MODE",
+        default=GuardMode.ENFORCE.value,
+        help=f"{_choices(GuardMode)} (default: %(default)s)",
+    )
+    _add_first_guard_arguments(add)
+    add(
+        "--allow-plain",
+        metavar="LIST",
+        default="",
+        help="tunnel ports whose flow-based rows may stay without IPsec, e.g. udp/4789",
+    )
+    add(
+        "--allow-hw-offload",
+        action="store_true",
+        help="accept hw-offload=true, although offloaded packets may bypass IPsec and guard",
+    )
+
+
+def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozenset[GuardPort]]:
+    """``ovn-ipsec guard``: the action, and what the guard is while no other is known.
+
+    Raises SettingsError with every violation.
+    """
+    parser = _Parser(prog="ovn-ipsec guard")
+    parser.add_argument(
+        "action",
+        choices=("apply", "show", "remove"),
+        help="apply: put this node's last guard in force, as before Open vSwitch starts; "
+        "remove: let tunnel packets pass in clear",
+    )
+    _add_first_guard_arguments(parser.add_argument)
+    flags = parser.parse_args(argv)
+    violations: list[str] = []
+    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
+    ports = _ports("--guard-ports", flags.guard_ports, violations)
+    if violations:
+        raise SettingsError("\n".join(violations))
+    return flags.action, mode, ports
+
+
+def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--guard-on-unknown",
+        metavar="MODE",
+        default=OnUnknown.AUDIT.value,
+        help=f"on a first start: {_choices(OnUnknown)} (default: %(default)s)",
+    )
+    add(
+        "--guard-ports",
+        metavar="LIST",
+        default="",
+        help="tunnel ports closed to everybody besides udp/6081, e.g. udp/4789,gre",
+    )
+
+
+def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
+    database = namespace.database or ""
+    if not database:
+        violations.append("DATABASE: missing; e.g. unix:/run/openvswitch/db.sock")
+    elif not database.startswith(_DATABASE_METHODS):
+        violations.append(f"DATABASE: {database!r} is not unix:FILE, tcp:IP:PORT or ssl:IP:PORT")
+    return Settings(
+        database=database,
+        root_prefix=namespace.root_prefix,
+        ike_daemon=_member(IkeDaemon, "--ike-daemon", namespace.ike_daemon, violations),
+        restart_ike_daemon=not namespace.no_restart_ike_daemon,
+        ipsec_conf=namespace.ipsec_conf or None,
+        root_ipsec_conf=namespace.root_ipsec_conf or None,
+        ipsec_d=namespace.ipsec_d or None,
+        ipsec_secrets=namespace.ipsec_secrets or None,
+        ipsec_ctl=namespace.ipsec_ctl or None,
+        use_default_crypto=namespace.use_default_crypto,
+        command_timeout_s=_seconds("--command-timeout", namespace.command_timeout, violations),
+        guard_mode=_member(GuardMode, "--guard-mode", namespace.guard_mode, violations),
+        guard_on_unknown=_member(
+            OnUnknown, "--guard-on-unknown", namespace.guard_on_unknown, violations
+        ),
+        guard_ports=_ports("--guard-ports", namespace.guard_ports, violations),
+        allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
+        allow_hw_offload=namespace.allow_hw_offload,
+    )
+
+
+def _choices(kind: type[StrEnum]) -> str:
+    return ", ".join(member.value for member in kind)
+
+
+def _member(kind: type[_Kind], flag: str, text: str, violations: list[str]) -> _Kind:
+    try:
+        return kind(text)
+    except ValueError:
+        violations.append(f"{flag}: {text!r} is not one of {_choices(kind)}")
+        return next(iter(kind))
+
+
+def _seconds(flag: str, text: str, violations: list[str]) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= 86400:
+        return int(text)
+    violations.append(f"{flag}: {text!r} is not a number of seconds from 1 to 86400")
+    return DEFAULT_COMMAND_TIMEOUT_S
+
+
+def _ports(flag: str, text: str, violations: list[str]) -> frozenset[GuardPort]:
+    ports = set()
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        port = _port(word)
+        if port is None:
+            violations.append(f"{flag}: {word!r} in {text!r}: give {_PORTS_FORM}")
+        else:
+            ports.add(port)
+    return frozenset(ports)
+
+
+def _port(word: str) -> GuardPort | None:
+    """``gre``, ``udp/PORT`` or ``tcp/PORT`` (stt)."""
+    name, slash, number = word.partition("/")
+    if name == Protocol.GRE and not slash:
+        return GuardPort(Protocol.GRE, None)
+    if name not in (Protocol.UDP, Protocol.TCP):
+        return None
+    if not (number.isascii() and number.isdigit() and len(number) <= 5):
+        return None
+    return GuardPort(Protocol(name), int(number)) if 0 < int(number) < 65536 else None

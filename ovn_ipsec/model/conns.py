@@ -117,6 +117,22 @@ def connection_name(tunnel: str, role: str, version: int) -> str:
     return f"{tunnel}-{role}-{version}" if role else f"{tunnel}-{version}"
 
 
+def same_connection(record: TunnelConfig, wanted: TunnelConfig) -> bool:
+    """Whether a connection made elsewhere (the original's) can stay for what is wanted.
+
+    Selectors and authentication decide. Its further keywords do not: they concern the next
+    negotiation, not the traffic that is protected now. ``%defaultroute`` stands for the address
+    that pluto resolved it to.
+    """
+    return (
+        record.protocol is wanted.protocol
+        and record.port == wanted.port
+        and record.local in (wanted.local, "%defaultroute")
+        and record.remote == wanted.remote
+        and record.auth == wanted.auth
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelView:
     """What ``tunnels/show`` prints of a tunnel, besides its state. Never a secret."""
@@ -178,9 +194,12 @@ class InstalledCredential:
 
     nickname: str
     fingerprint: str
+    """SHA-256 of the DER, lower-case hex; empty for a key whose certificate is gone."""
     has_key: bool
     trust: str
     """certutil's flags, e.g. ``CT,,`` or ``u,u,u``."""
+    is_root: bool = False
+    """A self-signed CA: pluto lets it issue certificates whatever its trust flags are."""
 
 
 class GuardMode(StrEnum):
@@ -221,6 +240,16 @@ class Guard:
     exempt: frozenset[GuardTuple] = frozenset()
     skb_mark: tuple[int, int] | None = None
     """(value, mask): packets that match are dropped unless in ESP, exempt tunnels included."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content: equal guards have equal digests."""
+        parts: list[str] = [self.mode, repr(self.skb_mark)]
+        parts += [repr((p.protocol.value, p.port)) for p in sorted(self.closed_ports, key=repr)]
+        for tuples in (self.closed_peers, self.exempt):
+            parts.append("tuples")
+            parts += sorted(repr((t.remote, t.protocol.value, t.port, t.local)) for t in tuples)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ class TunnelFact:
 
     name: str
     type: str
-    options: Mapping[str, str]
+    options: Mapping[str, str] = field(repr=False)
+    """The column as it is; may hold ``psk``, so it never shows in a repr."""
     ofport: int | None = None
     cfm_fault: bool | None = None
     datapath_type: str = "system"
@@ -42,14 +43,16 @@ class CertificateFact:
     problem: str | None = None
     pem: str = ""
     """The first certificate alone, re-encoded."""
-    chain_pem: tuple[str, ...] = ()
-    """Every certificate of the file in order (a CA bundle has several)."""
+    chain: tuple[CertificateFact, ...] = ()
+    """Every certificate of the file in order, the first included (a CA bundle has several)."""
     common_name: str = ""
     dns_names: tuple[str, ...] = ()
     fingerprint: str = ""
     """SHA-256 of the DER, lower-case hex."""
     public_key_hash: str = ""
     """SHA-256 of the SubjectPublicKeyInfo, lower-case hex."""
+    key_type: str = ""
+    """``rsa`` or ``ec``: libreswan's ``authby`` depends on it."""
     issuer: str = ""
     """RFC 4514 string."""
     subject: str = ""

@@ -68,19 +68,23 @@ class RecordConnection:
 
 @dataclass(frozen=True, slots=True)
 class DropConnection:
-    """Delete a tunnel's connections, SAs and record. ``keep_record``: only stray old names."""
+    """Delete a tunnel's connections, their SAs, and our record of it."""
 
     tunnel: str
     names: tuple[str, ...]
-    keep_record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InitiateConnection:
-    """Have pluto negotiate connections that are loaded and not up."""
+    """Have pluto negotiate connections that are loaded and not up.
+
+    ``renew``: they are up, and get fresh child SAs beside the old ones.
+    """
 
     tunnel: str
     names: tuple[str, ...]
+    reason: str = ""
+    renew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

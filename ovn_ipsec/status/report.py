@@ -1,1 +1,391 @@
-"""Renders a snapshot as the texts that users and scripts read. Pure."""
+"""Renders a snapshot as the texts that users and scripts read. Pure.
+
+The layouts are those of Open vSwitch's ``ovs-monitor-ipsec``, which people and scripts grep:
+its lines stay as they are, ours are added. Values from OVSDB are untrusted: they are printed
+with control characters escaped, so that no row can forge another tunnel's lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from ovn_ipsec.model.conns import (
+    Guard,
+    GuardMode,
+    GuardTuple,
+    KernelPolicy,
+    ObservedGuard,
+    TunnelView,
+)
+from ovn_ipsec.model.snapshot import (
+    GuardStatus,
+    IkeStatus,
+    Snapshot,
+    Stale,
+    Subject,
+    TunnelState,
+    TunnelStatus,
+)
+
+OLD_AFTER_S = 15.0
+"""An answer whose values were read longer ago than this says so."""
+
+NO_TUNNELS = "No tunnels configured with IPsec"
+
+_Item = TypeVar("_Item")
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+
+def render_tunnels(snapshot: Snapshot, now_s: float, name: str | None = None) -> str | None:
+    """The text of ``tunnels/show [IFACE]``; None when there is no tunnel ``name``."""
+    tunnels = _chosen(snapshot, name)
+    if tunnels is None:
+        return None
+    node = render_node(snapshot, now_s)
+    if not tunnels:
+        return f"{NO_TUNNELS}\n" + (node if _alarming(snapshot, now_s) else "")
+    return "".join(f"{_tunnel_block(tunnel)}\n" for tunnel in tunnels) + node
+
+
+def render_node(snapshot: Snapshot, now_s: float) -> str:
+    """What concerns the node as a whole, behind the tunnels."""
+    lines = [
+        "Node:",
+        _field("State read", f"{_age(now_s, snapshot.taken_at_s)} ago"),
+        _field("IKE daemon", _ike_text(snapshot.ike)),
+        *_guard_lines(snapshot.guard),
+    ]
+    if not snapshot.complete:
+        lines.append(
+            _field("Problem", "not all sources have reported yet; tunnels may be missing")
+        )
+    lines += [_field("Problem", _plain(problem)) for problem in snapshot.problems]
+    lines += [_field("Stale", _stale_text(stale, now_s)) for stale in snapshot.stale]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def render_ipsec_status(snapshot: Snapshot, now_s: float) -> str:
+    """The text of ``ipsec/status``: a Python dict, IFACE -> connection -> pluto's line."""
+    connections = {
+        tunnel.name: {active.name: active.line for active in tunnel.connections}
+        for tunnel in snapshot.tunnels
+        if tunnel.connections
+    }
+    return f"{connections}\n" + _dict_footnote(snapshot, now_s)
+
+
+def render_xfrm_policies(snapshot: Snapshot, now_s: float) -> str:
+    """The text of ``xfrm/policies``: a Python dict, destination -> selector lines."""
+    policies: dict[str, list[str]] = {}
+    for policy in snapshot.ike.policies if snapshot.ike else ():
+        _append_once(policies, policy.dst, render_selector(policy))
+    return f"{policies}\n" + _dict_footnote(snapshot, now_s)
+
+
+def render_xfrm_states(snapshot: Snapshot, now_s: float) -> str:
+    """The text of ``xfrm/state``: a Python dict, either end's address -> selector lines."""
+    states: dict[str, list[str]] = {}
+    for state in snapshot.ike.states if snapshot.ike else ():
+        if state.selector is not None:
+            line = f"sel {render_selector(state.selector)}"
+            for address in dict.fromkeys((state.selector.dst, state.selector.src)):
+                _append_once(states, address, line)
+    return f"{states}\n" + _dict_footnote(snapshot, now_s)
+
+
+def render_selector(policy: KernelPolicy) -> str:
+    """A selector as ``ip xfrm`` (iproute2) writes it."""
+    words = ["src", policy.src, "dst", policy.dst]
+    if policy.protocol:
+        words += ["proto", policy.protocol]
+    if policy.sport is not None:
+        words += ["sport", str(policy.sport)]
+    if policy.dport is not None:
+        words += ["dport", str(policy.dport)]
+    return " ".join(words)
+
+
+def json_tunnels(
+    snapshot: Snapshot, now_s: float, name: str | None = None
+) -> dict[str, JsonValue] | None:
+    """``tunnels/show`` for ``--format json``; None when there is no tunnel ``name``."""
+    tunnels = _chosen(snapshot, name)
+    if tunnels is None:
+        return None
+    return {
+        "tunnels": [_json_tunnel(tunnel) for tunnel in tunnels],
+        "node": _json_node(snapshot, now_s),
+    }
+
+
+def render_guard(guard: Guard | None, observed: ObservedGuard) -> str:
+    """The text of ``ovn-ipsec guard show``; ``guard`` None when the table is not ours."""
+    status = GuardStatus(
+        observed.present, observed.intact, observed.mode, observed.counters, read_at_s=0.0
+    )
+    lines = _guard_lines(status)
+    if guard is not None:
+        lines += [
+            _field("Closed port", _port_text(p.protocol, p.port))
+            for p in _by_text(guard.closed_ports)
+        ]
+        lines += [_field("Closed peer", _tuple_text(t)) for t in _by_text(guard.closed_peers)]
+        lines += [_field("Exempt", _tuple_text(t)) for t in _by_text(guard.exempt)]
+        if guard.skb_mark is not None:
+            lines.append(_field("SKB mark", "{:#x}/{:#x}".format(*guard.skb_mark)))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _by_text(items: Iterable[_Item]) -> list[_Item]:
+    return sorted(items, key=repr)
+
+
+def _port_text(protocol: str, port: int | None) -> str:
+    return protocol if port is None else f"{protocol}/{port}"
+
+
+def _tuple_text(item: GuardTuple) -> str:
+    return f"{item.local or 'any'} <-> {item.remote} {_port_text(item.protocol, item.port)}"
+
+
+def ike_unknown(snapshot: Snapshot) -> str | None:
+    """Why nothing can be said about connections and SAs; None when something can."""
+    if snapshot.ike is not None:
+        return None
+    for stale in snapshot.stale:
+        if stale.subject is Subject.IKE:
+            return stale.reason
+    return "the agent has not read it yet"
+
+
+def _chosen(snapshot: Snapshot, name: str | None) -> tuple[TunnelStatus, ...] | None:
+    if name is None:
+        return snapshot.tunnels
+    return tuple(tunnel for tunnel in snapshot.tunnels if tunnel.name == name) or None
+
+
+def _alarming(snapshot: Snapshot, now_s: float) -> bool:
+    """Whether a node without tunnels has more to say than that."""
+    guard, ike = snapshot.guard, snapshot.ike
+    return bool(
+        snapshot.problems
+        or snapshot.stale
+        or not snapshot.complete
+        or now_s - snapshot.taken_at_s > OLD_AFTER_S
+        or (ike is not None and not ike.running)
+        or (guard is not None and not (guard.present and guard.intact))
+    )
+
+
+def _tunnel_block(tunnel: TunnelStatus) -> str:
+    lines = [f"Interface name: {_plain(tunnel.name)} v{tunnel.version} ({_state_text(tunnel)})"]
+    if tunnel.view is not None:
+        lines += [_field(name, _plain(value)) for name, value in _view_fields(tunnel.view)]
+    lines += [_field("Warning", _plain(warning)) for warning in tunnel.warnings]
+    if tunnel.error is not None:
+        lines.append(_field("Last error", _plain(tunnel.error)))
+    if tunnel.missing:
+        lines.append(_field("Not up", _plain(", ".join(tunnel.missing))))
+    lines.append("Kernel policies installed:")
+    remote = tunnel.view.remote_ip if tunnel.view else ""
+    lines += _once(
+        f"  {render_selector(policy)}"
+        for policy in tunnel.policies
+        if policy.direction == "out" or _bare(policy.dst) == remote
+    )
+    lines.append("Kernel security associations installed:")
+    lines += [
+        f"  sel {render_selector(state.selector)}" for state in tunnel.states if state.selector
+    ]
+    lines.append("IPsec connections that are active:")
+    lines += [f"  {_plain(active.line)}" for active in tunnel.connections]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _state_text(tunnel: TunnelStatus) -> str:
+    if tunnel.state is TunnelState.INVALID:
+        return f"{tunnel.state}: {_plain(tunnel.reason or 'no reason known')}"
+    return str(tunnel.state)
+
+
+def _view_fields(view: TunnelView) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Tunnel Type", view.type),
+        ("Local IP", view.local_ip),
+        ("Remote IP", view.remote_ip),
+        ("Address Family", view.address_family),
+        ("SKB mark", str(view.skb_mark)),
+        ("Local cert", str(view.local_cert)),
+        ("Local name", str(view.local_name)),
+        ("Local key", str(view.local_key)),
+        ("Remote cert", str(view.remote_cert)),
+        ("Remote name", str(view.remote_name)),
+        ("CA cert", str(view.ca_cert)),
+        ("PSK", "set" if view.psk_set else "None"),
+        ("Custom Options", str(dict(view.options))),
+        ("Ofport", "Not assigned" if view.ofport in (None, -1) else str(view.ofport)),
+        ("CFM state", {None: "Disabled", False: "Up", True: "Down"}[view.cfm_fault]),
+    )
+
+
+def _field(name: str, value: str) -> str:
+    return f"  {name + ':':<15} {value}"
+
+
+def _plain(text: str) -> str:
+    """One line, whatever is in it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _bare(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def _append_once(lists: dict[str, list[str]], address: str, line: str) -> None:
+    lines = lists.setdefault(_bare(address), [])
+    if line not in lines:
+        lines.append(line)
+
+
+def _age(now_s: float, then_s: float) -> str:
+    return f"{max(0.0, now_s - then_s):.1f} s"
+
+
+def _ike_text(ike: IkeStatus | None) -> str:
+    if ike is None:
+        return "unknown"
+    if not ike.running:
+        return "not running"
+    return f"running ({_plain(ike.version)})" if ike.version else "running"
+
+
+def _guard_lines(guard: GuardStatus | None) -> list[str]:
+    if guard is None:
+        return [_field("Guard", "unknown")]
+    mode = str(guard.mode) if guard.mode else "unknown mode"
+    if not guard.present:
+        state = "absent"
+    elif guard.intact:
+        state = mode
+    else:
+        state = f"{mode}, changed by somebody else"
+    lines = [_field("Guard", state)]
+    if guard.counters is not None:
+        met = f"out {guard.counters.out_packets}, in {guard.counters.in_packets}"
+        if guard.mode is GuardMode.AUDIT:
+            lines.append(_field("Guard counted", f"{met} (packets without IPsec, let pass)"))
+        else:
+            lines.append(_field("Guard drops", f"{met} (packets without IPsec)"))
+    return lines
+
+
+def _stale_text(stale: Stale, now_s: float) -> str:
+    read = "never read" if stale.read_at_s is None else f"read {_age(now_s, stale.read_at_s)} ago"
+    return f"{stale.subject}: {read}: {_plain(stale.reason)}"
+
+
+def _dict_footnote(snapshot: Snapshot, now_s: float) -> str:
+    """A Python comment, which ``ast.literal_eval`` of the answer skips; empty when fresh."""
+    for stale in snapshot.stale:
+        if stale.subject is Subject.IKE:
+            return f"# {_stale_text(stale, now_s)}\n"
+    if now_s - snapshot.taken_at_s > OLD_AFTER_S:
+        return f"# read {_age(now_s, snapshot.taken_at_s)} ago\n"
+    return ""
+
+
+def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
+    view = tunnel.view
+    return {
+        "name": tunnel.name,
+        "version": tunnel.version,
+        "state": str(tunnel.state),
+        "reason": tunnel.reason,
+        "error": tunnel.error,
+        "up": tunnel.up,
+        "missing": list(tunnel.missing),
+        "warnings": list(tunnel.warnings),
+        "config": None if view is None else _json_view(view),
+        "policies": [
+            {"direction": policy.direction, "selector": render_selector(policy)}
+            for policy in tunnel.policies
+        ],
+        "security_associations": [
+            {
+                "src": state.src,
+                "dst": state.dst,
+                "spi": state.spi,
+                "selector": render_selector(state.selector) if state.selector else None,
+            }
+            for state in tunnel.states
+        ],
+        "connections": [
+            {
+                "name": active.name,
+                "bytes_in": active.bytes_in,
+                "bytes_out": active.bytes_out,
+                "line": active.line,
+            }
+            for active in tunnel.connections
+        ],
+    }
+
+
+def _json_view(view: TunnelView) -> dict[str, JsonValue]:
+    return {
+        "type": view.type,
+        "local_ip": view.local_ip,
+        "remote_ip": view.remote_ip,
+        "address_family": view.address_family,
+        "skb_mark": view.skb_mark,
+        "local_cert": view.local_cert,
+        "local_name": view.local_name,
+        "local_key": view.local_key,
+        "remote_cert": view.remote_cert,
+        "remote_name": view.remote_name,
+        "ca_cert": view.ca_cert,
+        "psk_set": view.psk_set,
+        "options": {key: value for key, value in view.options.items()},
+        "ofport": view.ofport,
+        "cfm_fault": view.cfm_fault,
+    }
+
+
+def _json_node(snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
+    ike, guard = snapshot.ike, snapshot.guard
+    counters = guard.counters if guard else None
+    return {
+        "taken_at": snapshot.taken_at.isoformat(),
+        "age_s": round(max(0.0, now_s - snapshot.taken_at_s), 3),
+        "complete": snapshot.complete,
+        "ike": None if ike is None else {"running": ike.running, "version": ike.version},
+        "guard": None
+        if guard is None
+        else {
+            "present": guard.present,
+            "intact": guard.intact,
+            "mode": str(guard.mode) if guard.mode else None,
+            "dropped_out": counters.out_packets if counters else None,
+            "dropped_in": counters.in_packets if counters else None,
+        },
+        "problems": list(snapshot.problems),
+        "stale": [
+            {
+                "subject": str(stale.subject),
+                "reason": stale.reason,
+                "age_s": None
+                if stale.read_at_s is None
+                else round(max(0.0, now_s - stale.read_at_s), 3),
+            }
+            for stale in snapshot.stale
+        ],
+    }

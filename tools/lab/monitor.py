@@ -29,7 +29,8 @@ class MonitorHost(Host):
         (with the end of its log) otherwise.
         """
         self.agent_flags = flags
-        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", *flags, _OVSDB]
+        pidfile = f"--pidfile=/run/openvswitch/{_TARGET}.pid"
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "agent", pidfile, *flags, _OVSDB]
         with self.path(AGENT_LOG).open("a") as log:
             self._agent = self.popen(argv, stdout=log, environment=_python_environment())
         if wait:
@@ -55,6 +56,11 @@ class MonitorHost(Host):
         """SIGTERM and start, with the same flags as before unless given."""
         self.kill_agent()
         self.start_agent(*(flags or self.agent_flags))
+
+    def guard(self, *arguments: str) -> str:
+        """``ovn-ipsec guard ARGUMENTS``; CommandError unless a guard is in force afterwards."""
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "guard", *arguments]
+        return self.run(argv, environment=_python_environment())
 
     def start_original_monitor(self, *flags: str) -> None:
         """Start the distribution's unmodified ovs-monitor-ipsec for libreswan.

@@ -9,6 +9,7 @@ mkdir -p /dev/pts /dev/shm /run/netns
 mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 ln -sf /proc/self/fd /dev/fd
+ln -sf /proc/self/fd/0 /dev/stdin  # nft -f - opens it by name
 # `openvswitch` before conntrack modules would leave their automatic loading to each node.
 modprobe -a openvswitch vport_geneve vport_vxlan vport_gre geneve vxlan ip_gre veth bridge \
     esp4 esp6 xfrm_user nf_tables nft_ct nft_xfrm tun dummy 2>/dev/null

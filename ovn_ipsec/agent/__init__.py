@@ -1,0 +1,1 @@
+"""The node process: owns clock, wake-ups and log, and is the only room that sees both ends."""

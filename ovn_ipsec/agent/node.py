@@ -1,0 +1,397 @@
+"""The node agent's loop.
+
+One tick: snapshot the sources, build what is desired, observe, plan, apply, publish. It runs
+on an event or a deadline; queries are answered by another thread from the last snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TypeVar
+
+import ovs.poller
+
+from ovn_ipsec.agent.journal import Journal
+from ovn_ipsec.desired.build import Policy, build
+from ovn_ipsec.desired.guard import GENEVE
+from ovn_ipsec.desired.overlay import addresses_to_look_up
+from ovn_ipsec.drivers.libreswan import Libreswan
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.drivers.nftables_events import GuardEvents
+from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.errors import DriverError
+from ovn_ipsec.model.conns import (
+    Desired,
+    Guard,
+    GuardMode,
+    GuardPort,
+    InstalledCredential,
+    InstalledTunnel,
+    Observed,
+    ObservedIke,
+    Unobserved,
+)
+from ovn_ipsec.model.facts import Facts, PkiFact
+from ovn_ipsec.model.snapshot import Snapshot
+from ovn_ipsec.model.steps import (
+    InstallCredential,
+    Outcome,
+    RemoveCredential,
+    SetGuard,
+    Step,
+)
+from ovn_ipsec.plan import Memory, addresses_changed, plan, remember
+from ovn_ipsec.sources.addresses import LocalAddresses
+from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
+from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
+from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.snapshot import take_snapshot
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SETTLE_S = 0.05
+"""Events come in bursts (one transaction, one rekey): wait this long for the rest."""
+REST_MOST_S = 0.5
+"""A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
+PERIOD_S = 10.0
+"""Without any event: byte counters, certificate validity, and a snapshot that is never old."""
+COUNT_S = 5.0
+FRESH_S = 2.0
+"""A query makes the next tick due when the snapshot is older than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the agent is built from."""
+
+    ovsdb: OvsdbSource
+    certificates: CertificateFiles
+    addresses: LocalAddresses
+    kernel_events: KernelEvents
+    ike: Libreswan
+    nss: Nss
+    guard: Nftables
+    guard_events: GuardEvents
+
+
+class Agent:
+    """Runs ticks until told to exit. Other threads only use the methods of AgentControl."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        policy: Policy,
+        *,
+        may_start_ike: bool,
+        guard_on_unknown: GuardMode,
+    ) -> None:
+        self._parts = parts
+        self._policy = policy
+        self._may_start_ike = may_start_ike
+        self._guard_on_unknown = guard_on_unknown
+        self._journal = Journal()
+        self._memory = Memory()
+        self._first_guard: Guard | None = None
+        self._sources_of_routes: dict[str, str | None] = {}
+        self._pki = PkiFact()
+        self._check_files_at = time.monotonic()
+        self._counted_at = 0.0
+        self._credentials: tuple[InstalledCredential, ...] = ()
+        """As last read: forgetting them would replace connections for nothing."""
+        self._rest_s = 0.0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._dirty_at: float | None = time.monotonic()
+        self._due_at = time.monotonic()
+        self._last_end = 0.0
+        self._kernel_dirty = True
+        self._pluto: tuple[str, int] | None = None
+        """(generation, descriptor that becomes readable when it dies)"""
+        self._lock = threading.Lock()
+        self._waiting: list[threading.Event] = []
+        self._exit: bool | None = None
+        self._snapshot = Snapshot(time.monotonic(), wall_clock())
+
+    # Queries, from the status thread.
+
+    def snapshot(self) -> Snapshot:
+        """The last published snapshot."""
+        return self._snapshot
+
+    def want_fresh(self) -> None:
+        """Somebody asks for status: keep the snapshot young."""
+        if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
+            self._wake_up()
+
+    def request_refresh(self, timeout_s: float) -> bool:
+        """Wait for a tick that began after this call; False when it took too long."""
+        done = threading.Event()
+        with self._lock:
+            self._waiting.append(done)
+        self._wake_up()
+        return done.wait(timeout_s)
+
+    def request_exit(self, cleanup: bool) -> None:
+        """End the loop; with ``cleanup`` our connections, credentials and files go first."""
+        with self._lock:
+            self._exit = cleanup
+        self._wake_up()
+
+    # The loop.
+
+    def close_guard(self) -> None:
+        """The first act of all: no tunnel packet leaves while the sources are unknown.
+
+        The guard of the last run stands until OVSDB has been read. Without one, it is the
+        operator's choice: `audit` lets a running plaintext cluster go on, `enforce` closes.
+        When nftables does not take it the agent goes on, for encrypted and unguarded is better
+        than neither: the failure is logged, shown, and the guard tried again.
+        """
+        self._first_guard = first_guard(
+            self._parts.guard, self._guard_on_unknown, self._policy.guard_ports
+        )
+        outcomes = self._parts.guard.apply([SetGuard(self._first_guard)])
+        self._journal.note_steps(outcomes, time.monotonic())
+
+    def run(self) -> None:
+        """Tick until an exit is requested."""
+        while self._exit is None:
+            if self._parts.ovsdb.run() or self._files_changed():
+                self._mark_dirty()
+            if time.monotonic() >= self._next_tick():
+                self._tick()
+                continue
+            self._block()
+        if self._exit:
+            self._clean_up()
+
+    def _next_tick(self) -> float:
+        if self._dirty_at is None:
+            return self._due_at
+        return min(self._due_at, max(self._dirty_at + SETTLE_S, self._last_end + self._rest_s))
+
+    def _files_changed(self) -> bool:
+        """Whether certificate files differ from what the last tick saw (a few stat(2) calls)."""
+        now = time.monotonic()
+        if now < self._check_files_at:
+            return False
+        return self._read_files() != self._pki
+
+    def _read_files(self) -> PkiFact:
+        now = time.monotonic()
+        node, tunnels = self._parts.ovsdb.snapshot()
+        pki = self._parts.certificates.snapshot(CredentialPaths.from_ovsdb(node, tunnels), now)
+        self._check_files_at = now + self._parts.certificates.next_check_s
+        return pki
+
+    def _mark_dirty(self) -> None:
+        if self._dirty_at is None:
+            self._dirty_at = time.monotonic()
+
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _block(self) -> None:
+        poller = ovs.poller.Poller()
+        parts = self._parts
+        parts.ovsdb.wait(poller)
+        fds = [self._wake, parts.guard_events.fileno(), *parts.kernel_events.filenos()]
+        if self._pluto is not None:
+            fds.append(self._pluto[1])
+        for fd in fds:
+            poller.fd_wait(fd, ovs.poller.POLLIN)
+        wake_at = min(self._next_tick(), self._check_files_at)
+        poller.timer_wait_until(int(wake_at * 1000) + 1)
+        poller.block()
+        self._read_events()
+
+    def _read_events(self) -> None:
+        if self._pluto is not None and select.select([self._pluto[1]], [], [], 0)[0]:
+            os.close(self._pluto[1])
+            self._pluto = None
+            self._mark_dirty()
+        try:
+            os.eventfd_read(self._wake)
+            self._mark_dirty()
+        except BlockingIOError:
+            pass
+        events = self._parts.kernel_events.drain()
+        if events:
+            self._mark_dirty()
+        if not events.isdisjoint({KernelEvent.SA, KernelEvent.POLICY}):
+            self._kernel_dirty = True
+        if not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}):
+            self._sources_of_routes.clear()
+            self._memory = addresses_changed(self._memory)
+        if self._parts.guard_events.drain():
+            # Restored at once, without waiting for a tick: nothing else guards meanwhile.
+            self._mark_dirty()
+            self._due_at = 0.0
+
+    def _watch_pluto(self, ike: ObservedIke | Unobserved) -> None:
+        """Hold a descriptor that becomes readable when pluto dies (pidfd_open(2))."""
+        generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
+        if self._pluto is not None and self._pluto[0] != generation:
+            os.close(self._pluto[1])
+            self._pluto = None
+        if self._pluto is None and generation:
+            descriptor = self._parts.ike.pluto_pidfd()
+            if descriptor is not None:
+                self._pluto = (generation, descriptor)
+
+    def _tick(self) -> None:
+        began = time.monotonic()
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        self._dirty_at = None
+        installed = _read(self._parts.ike.observe_installed)
+        credentials = _read(self._parts.nss.observe)
+        if not isinstance(credentials, Unobserved):
+            self._credentials = credentials
+        desired = self._desire(installed)
+        self._count_drops(began, forced=bool(waiting))
+        kernel, self._kernel_dirty = self._kernel_dirty, False
+        observed = Observed(
+            ike=_read(lambda: self._parts.ike.observe(full=bool(waiting), kernel=kernel)),
+            installed=installed,
+            credentials=credentials,
+            guard=_read(self._parts.guard.observe),
+        )
+        self._watch_pluto(observed.ike)
+        if isinstance(observed.ike, Unobserved):
+            self._kernel_dirty = True
+        made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
+        outcomes = self._apply(made.steps)
+        now = time.monotonic()
+        self._memory = remember(made.memory, outcomes, now)
+        self._journal.note_steps(outcomes, now)
+        self._publish(desired, observed, now)
+        self._last_end = time.monotonic()
+        self._rest_s = min(self._last_end - began, REST_MOST_S)
+        self._due_at = min(made.wake_at or began + PERIOD_S, began + PERIOD_S)
+        if made.steps:
+            self._mark_dirty()
+        for done in waiting:
+            done.set()
+
+    def _desire(
+        self,
+        installed: Mapping[str, InstalledTunnel] | Unobserved,
+    ) -> Desired:
+        parts = self._parts
+        if not parts.ovsdb.in_sync:
+            problem = parts.ovsdb.problem
+            return Desired(guard=self._first_guard, problems=(problem,) if problem else ())
+        node, tunnels = parts.ovsdb.snapshot()
+        self._pki = self._read_files()
+        looked_up = addresses_to_look_up(tunnels)
+        new = looked_up - self._sources_of_routes.keys()
+        self._sources_of_routes |= parts.addresses.lookup(new)
+        facts = Facts(
+            in_sync=True,
+            node=node,
+            tunnels=tunnels,
+            pki=self._pki,
+            local_addresses={end: self._sources_of_routes[end] for end in looked_up},
+            now=wall_clock(),
+        )
+        desired = build(
+            facts,
+            self._policy,
+            incumbents=frozenset() if isinstance(installed, Unobserved) else frozenset(installed),
+            installed=self._credentials,
+        )
+        notes = [*parts.ike.warnings]
+        if parts.ovsdb.problem:
+            notes.append(parts.ovsdb.problem)
+        return replace(desired, problems=(*desired.problems, *notes))
+
+    def _count_drops(self, now: float, *, forced: bool) -> None:
+        """Guard counters change without an event; reading them starts a program."""
+        if forced or now - self._counted_at >= COUNT_S:
+            self._counted_at = now
+            _read(self._parts.guard.counters)
+
+    def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for kind, group in groupby(steps, key=_driver_of):
+            batch = list(group)
+            if kind == "guard":
+                outcomes += self._parts.guard.apply(
+                    [step for step in batch if isinstance(step, SetGuard)]
+                )
+            elif kind == "nss":
+                outcomes += self._parts.nss.apply(batch)
+            else:
+                outcomes += self._parts.ike.apply(batch)
+        return outcomes
+
+    def _publish(self, desired: Desired, observed: Observed, now: float) -> None:
+        installed = _read(self._parts.ike.observe_installed)
+        records = {} if isinstance(installed, Unobserved) else installed
+        errors = {
+            name: error
+            for name in desired.tunnels
+            if (error := self._memory.error_of(name)) is not None
+        }
+        self._snapshot = take_snapshot(
+            desired,
+            observed,
+            versions={name: record.version for name, record in records.items()},
+            errors=errors,
+            previous=self._snapshot,
+            now_s=now,
+            wall=wall_clock(),
+        )
+        self._journal.note_snapshot(self._snapshot)
+
+    def _clean_up(self) -> None:
+        """What `exit` has always removed: connections, credentials, files; never the guard."""
+        self._parts.ike.cleanup()
+        observed = _read(self._parts.nss.observe)
+        if not isinstance(observed, Unobserved):
+            made = plan(
+                Desired(complete=True),
+                Observed(Unobserved("exiting"), Unobserved("exiting"), observed, Unobserved("")),
+                Memory(),
+                time.monotonic(),
+            )
+            self._apply(made.steps)
+
+
+def wall_clock() -> datetime:
+    """UTC, for certificate validity and for people; never for pacing."""
+    return datetime.now(UTC)
+
+
+def first_guard(
+    driver: Nftables, on_unknown: GuardMode, guard_ports: frozenset[GuardPort]
+) -> Guard:
+    """The guard to start with: the one in force, else the last one, else closed as asked."""
+    live = _read(driver.live_guard)
+    if isinstance(live, Guard):
+        return live
+    last = driver.load_last_known()
+    return last or Guard(on_unknown, frozenset({GENEVE}) | guard_ports)
+
+
+def _driver_of(step: Step) -> str:
+    if isinstance(step, SetGuard):
+        return "guard"
+    return "nss" if isinstance(step, InstallCredential | RemoveCredential) else "ike"
+
+
+def _read(observe: Callable[[], T]) -> T | Unobserved:
+    """A failed observation is an error that is shown, never an empty result."""
+    try:
+        return observe()
+    except DriverError as error:
+        return Unobserved(str(error))

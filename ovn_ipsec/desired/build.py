@@ -1,0 +1,110 @@
+"""Facts -> the whole wanted state of the node: tunnels, credentials, guard."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from ovn_ipsec.desired.conflicts import settle_conflicts
+from ovn_ipsec.desired.credentials import CredentialVerdict, judge_credentials, right_ca
+from ovn_ipsec.desired.guard import GuardRules, build_guard
+from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, shown_name, wants_ipsec
+from ovn_ipsec.model.conns import (
+    Desired,
+    GuardMode,
+    GuardPort,
+    InstalledCredential,
+    WantedTunnel,
+)
+from ovn_ipsec.model.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator has decided for this node (``settings`` documents each)."""
+
+    use_default_crypto: bool = False
+    guard_mode: GuardMode = GuardMode.ENFORCE
+    guard_ports: frozenset[GuardPort] = frozenset()
+    allow_plain: frozenset[GuardPort] = frozenset()
+    allow_hw_offload: bool = False
+
+
+def build(
+    facts: Facts,
+    policy: Policy,
+    incumbents: Collection[str],
+    installed: Collection[InstalledCredential],
+) -> Desired:
+    """The wanted state; never raises for anything that a source can say.
+
+    ``incumbents``: tunnels that are installed; they win over new rows with the same ends.
+    ``installed``: pluto's NSS entries as last read, also when reading them fails now. They decide
+    what is kept while a file is bad, and whether ``rightca`` may be ``%any``; forgetting them
+    would replace connections for nothing.
+    """
+    ipsec = [tunnel for tunnel in facts.tunnels if wants_ipsec(tunnel)]
+    certificates_wanted = any("psk" not in tunnel.options for tunnel in ipsec)
+    verdict = _judge(facts, installed, certificates_wanted)
+    rules = build_guard(
+        facts,
+        mode=policy.guard_mode,
+        guard_ports=policy.guard_ports,
+        allow_plain=policy.allow_plain,
+        allow_hw_offload=policy.allow_hw_offload,
+    )
+    around = Surroundings(
+        credentials=verdict,
+        rightca=right_ca(verdict.credentials, installed),
+        other_config=facts.node.other_config,
+        local_addresses=facts.local_addresses,
+        use_default_crypto=policy.use_default_crypto,
+    )
+    rows = {tunnel.name: build_tunnel(tunnel, around) for tunnel in ipsec}
+    tunnels = _with_alarms(settle_conflicts(rows, incumbents), rules)
+    problems = [*rules.problems, *(verdict.warnings if certificates_wanted else ())]
+    problems += _unlisted(rules, tunnels)
+    return Desired(
+        tunnels=tunnels,
+        credentials=verdict.credentials,
+        keep_credentials=verdict.keep,
+        guard=rules.guard if facts.in_sync else None,
+        complete=facts.in_sync,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _with_alarms(
+    tunnels: Mapping[str, WantedTunnel], rules: GuardRules
+) -> dict[str, WantedTunnel]:
+    """Tunnels with what the guard has to say of their rows.
+
+    A row that the guard cannot reach stays configured where IPsec may still cover it (hw-offload):
+    taking its connection away would only remove protection. Userspace rows are INVALID already.
+    """
+    alarmed = {}
+    for name, wanted in tunnels.items():
+        alarm = rules.invalid.get(name) if wanted.problem is None else None
+        texts = [text for text in (alarm, rules.warnings.get(name)) if text is not None]
+        alarmed[name] = replace(wanted, warnings=(*wanted.warnings, *texts)) if texts else wanted
+    return alarmed
+
+
+def _unlisted(rules: GuardRules, tunnels: Mapping[str, WantedTunnel]) -> list[str]:
+    """What concerns rows without IPsec, which no tunnel shows, and alarms about the whole node."""
+    texts = [text for name, text in sorted(rules.invalid.items()) if tunnels[name].problem is None]
+    for name, text in sorted(rules.warnings.items()):
+        if name not in tunnels:
+            texts.append(f"interface {shown_name(name)} {text}")
+    return texts
+
+
+def _judge(
+    facts: Facts, installed: Collection[InstalledCredential], certificates_wanted: bool
+) -> CredentialVerdict:
+    if facts.now is None:
+        raise ValueError("facts without the time cannot be judged")
+    nicknames = {entry.nickname for entry in installed}
+    return judge_credentials(
+        facts.pki, facts.now, nicknames, certificates_wanted=certificates_wanted
+    )

@@ -1,0 +1,62 @@
+"""Rows that cannot stand beside each other in pluto: one of them wins, the other is told why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from ovn_ipsec.model.conns import Protocol, TunnelConfig, WantedTunnel
+
+Ends = tuple[Protocol, int | None, str, str]
+
+
+def _ends(config: TunnelConfig) -> Ends:
+    return config.protocol, config.port, config.local, config.remote
+
+
+def _described(config: TunnelConfig) -> str:
+    port = "" if config.port is None else f" port {config.port}"
+    return f"{config.protocol}{port} from {config.local} to {config.remote}"
+
+
+def _roles(tunnel: str, config: TunnelConfig) -> frozenset[str]:
+    """The names of its connections but for the version."""
+    return frozenset(f"{tunnel}-{role}" if role else tunnel for role in config.selectors())
+
+
+def settle_conflicts(
+    tunnels: Mapping[str, WantedTunnel], incumbents: Collection[str]
+) -> dict[str, WantedTunnel]:
+    """Of rows with the same selectors, or the same connection names, keep one valid.
+
+    Two connections with one pair of selectors share one kernel policy, and deleting one takes
+    it from the other (LIBRESWAN.md section 3). A tunnel that is installed already (incumbent)
+    wins over a new one, so that a second row cannot interrupt the first; else the first by name.
+    """
+    settled = dict(tunnels)
+    by_ends: dict[Ends, str] = {}
+    by_role: dict[str, str] = {}
+    for name in sorted(tunnels, key=lambda name: (name not in incumbents, name)):
+        wanted = tunnels[name]
+        config = wanted.config
+        if config is None:
+            continue
+        same_ends = by_ends.get(_ends(config))
+        roles = _roles(name, config)
+        same_role = next((by_role[role] for role in roles if role in by_role), None)
+        if same_ends is not None:
+            problem = (
+                f"interface {name}: interface {same_ends} has the same ends already "
+                f"({_described(config)}); remove one of the two"
+            )
+            settled[name] = replace(wanted, config=None, problem=problem)
+        elif same_role is not None:
+            problem = (
+                f"interface {name}: its connections would have the names of those of interface "
+                f"{same_role}; rename one of the two"
+            )
+            settled[name] = replace(wanted, config=None, problem=problem)
+        else:
+            by_ends[_ends(config)] = name
+            by_role.update(dict.fromkeys(roles, name))
+    return settled

@@ -1,0 +1,373 @@
+"""Our files in libreswan's configuration: one per tunnel, an index, never a partial one.
+
+A file is ours when it starts with our header (index) or lies in our own directory. How a
+restarted agent knows: by the record line in each per-tunnel file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovn_ipsec.drivers import libreswan_adopt as adopt
+from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.errors import DriverError, ObservationError
+from ovn_ipsec.model.conns import InstalledTunnel
+
+_LOG = logging.getLogger(__name__)
+_SYNC_EACH_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LibreswanPaths:
+    """Where libreswan's files are. Every path is as this process sees it."""
+
+    root_conf: Path = Path("/etc/ipsec.conf")
+    """What pluto is started with."""
+    root_secrets: Path = Path("/etc/ipsec.secrets")
+    index_conf: Path = Path("/etc/ipsec.d/ovn-ipsec.conf")
+    """Ours; the root file has to include it (the distribution's includes /etc/ipsec.d/*.conf)."""
+    index_secrets: Path = Path("/etc/ipsec.d/ovn-ipsec.secrets")
+    tunnels_dir: Path = Path("/etc/ipsec.d/ovn-ipsec")
+    nss_dir: Path = Path("/var/lib/ipsec/nss")
+    run_dir: Path = Path("/run/pluto")
+    ctl: Path = Path("/run/pluto/pluto.ctl")
+    libexec_dir: Path = Path("/usr/libexec/ipsec")
+    ipsec: Path = Path("/usr/sbin/ipsec")
+    pluto_log: Path | None = None
+    """Where a pluto that we start logs; None: syslog."""
+
+    @classmethod
+    def from_flags(
+        cls,
+        root_prefix: str = "",
+        *,
+        ipsec_conf: str | None = None,
+        root_ipsec_conf: str | None = None,
+        ipsec_secrets: str | None = None,
+        ipsec_d: str | None = None,
+        ipsec_ctl: str | None = None,
+    ) -> LibreswanPaths:
+        """The paths that the original's flags name (COMPAT). Without them, the defaults.
+
+        ``--ipsec-conf`` alone is the root file; with ``--root-ipsec-conf`` it is included by it.
+        """
+
+        def path(name: str) -> Path:
+            return Path(root_prefix + name)
+
+        conf = ipsec_conf or "/etc/ipsec.d/ovn-ipsec.conf"
+        ctl = path(ipsec_ctl or "/run/pluto/pluto.ctl")
+        return cls(
+            root_conf=path(root_ipsec_conf or ipsec_conf or "/etc/ipsec.conf"),
+            root_secrets=path("/etc/ipsec.secrets"),
+            index_conf=path(conf),
+            index_secrets=path(ipsec_secrets or "/etc/ipsec.d/ovn-ipsec.secrets"),
+            tunnels_dir=path("/etc/ipsec.d/ovn-ipsec"),
+            nss_dir=path(ipsec_d or "/var/lib/ipsec/nss"),
+            run_dir=ctl.parent,
+            ctl=ctl,
+            libexec_dir=path("/usr/libexec/ipsec"),
+            ipsec=path("/usr/sbin/ipsec"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelFiles:
+    """What the two files of a tunnel must hold."""
+
+    tunnel: str
+    conf: str
+    secrets: str | None
+
+
+class TunnelStore:
+    """The files of one node. Not thread-safe."""
+
+    def __init__(self, paths: LibreswanPaths) -> None:
+        self._paths = paths
+        self._installed: dict[str, InstalledTunnel] | None = None
+        self._legacy: dict[str, InstalledTunnel] = {}
+        self._warnings: dict[str, str] = {}
+        self._laid_out = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator has to change so that pluto can start without the agent."""
+        return tuple(self._warnings.values())
+
+    def installed(self) -> Mapping[str, InstalledTunnel]:
+        """Records of ours and, for tunnels we have none of, of the original's.
+
+        A damaged file counts as absent, with a warning. Raises ObservationError: the directory
+        exists and cannot be read.
+        """
+        if self._installed is None:
+            ours = self._read_ours()
+            self._legacy = {k: v for k, v in self._read_legacy().items() if k not in ours}
+            self._installed = ours
+        return self._legacy | self._installed
+
+    def write(self, files: Iterable[TunnelFiles]) -> tuple[dict[str, str], bool]:
+        """Install tunnels' files; returns tunnel -> error, and whether a secret changed.
+
+        A tunnel's old files stay untouched when its new ones cannot be written.
+        """
+        errors: dict[str, str] = {}
+        wanted = list(files)
+        self._layout()
+        staged: list[tuple[TunnelFiles, list[tuple[Path, Path]]]] = []
+        sync_each = len(wanted) <= _SYNC_EACH_MAX
+        for item in wanted:
+            try:
+                staged.append((item, self._stage(item, sync_each=sync_each)))
+            except OSError as error:
+                errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
+        if staged and not sync_each:
+            os.sync()
+        changed = False
+        for item, moves in staged:
+            try:
+                changed = self._commit(item, moves) or changed
+            except OSError as error:
+                _discard(moves)
+                errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
+        if staged:
+            _sync_dir(self._paths.tunnels_dir)
+        return errors, changed
+
+    def remove(self, tunnel: str) -> bool:
+        """Delete a tunnel's files; True when a secret went. Raises DriverError."""
+        conf, secrets = self._files(tunnel)
+        try:
+            conf.unlink(missing_ok=True)
+            had_secret = secrets.exists()
+            secrets.unlink(missing_ok=True)
+        except OSError as error:
+            raise DriverError(_os_message("removed", conf, error)) from error
+        self.installed()
+        if self._installed is not None:
+            self._installed.pop(tunnel, None)
+        self.forget_legacy(tunnel)
+        return had_secret
+
+    def forget_legacy(self, tunnel: str) -> None:
+        """A tunnel of the original's is settled; with the last one its files become ours."""
+        if self._legacy.pop(tunnel, None) is not None and not self._legacy:
+            self._laid_out = False
+
+    def remove_all(self) -> None:
+        """Delete what is ours: tunnels, then the indexes. Raises DriverError."""
+        paths = self._paths
+        try:
+            for path in _listing(paths.tunnels_dir):
+                path.unlink()
+            if paths.tunnels_dir.is_dir():
+                paths.tunnels_dir.rmdir()
+            named = (("conf", paths.index_conf), ("secrets", paths.index_secrets))
+            for index in (self._index(path, kind) for kind, path in named):
+                if index.exists() and _is_ours(index):
+                    index.unlink()
+        except OSError as error:
+            raise DriverError(_os_message("removed", paths.tunnels_dir, error)) from error
+        self._installed = {}
+        self._laid_out = False
+
+    def settle(self) -> None:
+        """Take over the original's root files once none of its tunnels needs them any more."""
+        if not self._laid_out:
+            self._layout()
+
+    def _files(self, tunnel: str) -> tuple[Path, Path]:
+        stem = text.file_stem(tunnel)
+        directory = self._paths.tunnels_dir
+        return directory / f"{stem}.conf", directory / f"{stem}.secrets"
+
+    def _stage(self, item: TunnelFiles, *, sync_each: bool) -> list[tuple[Path, Path]]:
+        moves: list[tuple[Path, Path]] = []
+        conf, secrets = self._files(item.tunnel)
+        try:
+            if item.secrets is not None:
+                moves.append((_write_temp(secrets, item.secrets, sync=sync_each), secrets))
+            moves.append((_write_temp(conf, item.conf, sync=sync_each), conf))
+        except OSError:
+            _discard(moves)
+            raise
+        return moves
+
+    def _commit(self, item: TunnelFiles, moves: list[tuple[Path, Path]]) -> bool:
+        _, secrets = self._files(item.tunnel)
+        old = secrets.read_text("ascii", "replace") if secrets.exists() else None
+        for temporary, final in moves:
+            temporary.replace(final)
+        if item.secrets is None:
+            secrets.unlink(missing_ok=True)
+        self.installed()
+        if self._installed is not None:
+            self._installed[item.tunnel] = text.parse_record(item.conf)
+        self.forget_legacy(item.tunnel)
+        return old != item.secrets
+
+    def _read_ours(self) -> dict[str, InstalledTunnel]:
+        ours: dict[str, InstalledTunnel] = {}
+        try:
+            found = _listing(self._paths.tunnels_dir)
+        except OSError as error:
+            message = _os_message("read", self._paths.tunnels_dir, error)
+            raise ObservationError(message) from error
+        for path in found:
+            if path.name.startswith("."):
+                # What a killed agent left half-written; never included by pluto.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            if path.suffix != ".conf" or path.name.startswith("."):
+                continue
+            try:
+                record = text.parse_record(path.read_text("utf-8"))
+                if self._files(record.name)[0] != path:
+                    raise DriverError(f"it is the file of another tunnel, {record.name!r}")
+                ours[record.name] = record
+            except (OSError, ValueError, DriverError) as error:
+                self._warnings[str(path)] = f"{path}: ignored and to be rewritten: {error}"
+                _LOG.warning("%s: ignored: %s", path, error)
+        return ours
+
+    def _read_legacy(self) -> dict[str, InstalledTunnel]:
+        paths = self._paths
+        secrets = [_read(path) for path in {paths.root_secrets, paths.index_secrets}]
+        generated = "\n".join(item for item in secrets if adopt.is_generated(item))
+        legacy: dict[str, InstalledTunnel] = {}
+        for path in {paths.root_conf, paths.index_conf}:
+            content = _read(path)
+            if adopt.is_generated(content):
+                legacy |= adopt.parse_generated(content, generated)
+        return legacy
+
+    def _layout(self) -> None:
+        """Our directory, the indexes, and a root that includes them (or a warning)."""
+        if self._laid_out:
+            return
+        paths = self._paths
+        try:
+            self.installed()
+            paths.tunnels_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            paths.tunnels_dir.chmod(0o700)
+            self._lay_index(self._index(paths.index_conf, "conf"), paths.root_conf, "conf")
+            secrets = self._index(paths.index_secrets, "secrets")
+            self._lay_index(secrets, paths.root_secrets, "secrets")
+        except OSError as error:
+            self._warnings["layout"] = _os_message("prepared", paths.tunnels_dir, error)
+            return
+        except ObservationError as error:
+            self._warnings["layout"] = str(error)
+            return
+        self._warnings.pop("layout", None)
+        self._laid_out = True
+
+    def _index(self, named: Path, kind: str) -> Path:
+        """The index that the flags name, or one beside our tunnels if that is foreign."""
+        present = _read(named)
+        if present == "" or present.startswith(text.HEADER) or adopt.is_generated(present):
+            return named
+        return self._paths.tunnels_dir.parent / f"ovn-ipsec.{kind}"
+
+    def _lay_index(self, index: Path, root: Path, kind: str) -> None:
+        pattern = str(self._paths.tunnels_dir / f"*.{kind}")
+        content = text.render_index(pattern)
+        present = _read(index)
+        if present == "" or _is_ours(index) or (adopt.is_generated(present) and not self._legacy):
+            if present != content:
+                _install(index, content)
+        elif pattern not in text.included_patterns(present):
+            self._warnings[f"index-{kind}"] = (
+                f"{index}: is not ours and stays as it is; add the line 'include {pattern}', so"
+                " that the IKE daemon loads the tunnels when it starts without the agent"
+            )
+            return
+        self._warnings.pop(f"index-{kind}", None)
+        if root != index:
+            self._lay_root(index, root, kind)
+
+    def _lay_root(self, index: Path, root: Path, kind: str) -> None:
+        present = _read(root)
+        include = str(index.parent / f"*.{kind}")
+        if present == "" or (adopt.is_generated(present) and not self._legacy):
+            whole = text.render_root_conf if kind == "conf" else text.render_index
+            _install(root, whole(include))
+        elif not any(_covers(root, p, index) for p in text.included_patterns(present)):
+            state = "still serves tunnels of" if adopt.is_generated(present) else "is not"
+            whom = " ovs-monitor-ipsec" if adopt.is_generated(present) else " ours"
+            self._warnings[f"root-{kind}"] = (
+                f"{root}: {state}{whom} and does not include {index}; add the line"
+                f" 'include {include}', so that the IKE daemon loads the tunnels when it starts"
+                " without the agent"
+            )
+            return
+        self._warnings.pop(f"root-{kind}", None)
+
+
+def _covers(root: Path, pattern: str, index: Path) -> bool:
+    absolute = pattern if pattern.startswith("/") else str(root.parent / pattern)
+    return fnmatch.fnmatchcase(str(index), absolute)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ObservationError(_os_message("read", path, error)) from error
+
+
+def _is_ours(path: Path) -> bool:
+    return _read(path).startswith(text.HEADER)
+
+
+def _listing(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _install(path: Path, content: str) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _write_temp(path, content, sync=True).replace(path)
+
+
+def _write_temp(final: Path, content: str, *, sync: bool) -> Path:
+    """A hidden file beside ``final``, mode 0600 before it has any content."""
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=final.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            if sync:
+                os.fsync(stream.fileno())
+    except (OSError, ValueError):
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _discard(moves: Iterable[tuple[Path, Path]]) -> None:
+    for temporary, _ in moves:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_dir(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _os_message(verb: str, path: Path, error: OSError) -> str:
+    return f"{path} cannot be {verb}: {error.strerror or error}; check space and permissions"

@@ -1,0 +1,139 @@
+"""Reads what pluto says about itself: versions, connections, SAs. Pure.
+
+The texts have no specification; they were recorded from libreswan 4.10 and 5.2. In 4.x every
+line starts with a three-digit code, in 5.x whack prints none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ovn_ipsec.errors import ObservationError
+from ovn_ipsec.model.conns import ChildSa, IkeSa
+
+
+class Dialect(Enum):
+    """How a major version of libreswan words its status."""
+
+    V4 = 4
+    V5 = 5
+
+    def lines(self, text: str) -> Iterator[str]:
+        """The lines of a reply without their codes; in 4.x a line without one is not pluto's."""
+        for line in text.split("\n"):
+            if self is Dialect.V5:
+                yield line
+            elif re.match(r"\d{3} ", line):
+                yield line[4:]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConnections:
+    """What ``whack --status`` tells of connections."""
+
+    names: frozenset[str]
+    unoriented: frozenset[str]
+
+
+def parse_version(text: str) -> tuple[str, Dialect]:
+    """``Libreswan 4.10`` (or ``Linux Libreswan ...``) -> version and dialect.
+
+    Raises ObservationError: not libreswan, or older than 4.
+    """
+    match = re.search(r"Libreswan (?:v|U)?((\d+)\.\S+)", text)
+    if match is None or int(match[2]) < 4:
+        raise ObservationError(
+            f"the IKE daemon says {text.strip()[:80]!r}: libreswan 4 or later is needed"
+        )
+    return match[1], Dialect.V4 if match[2] == "4" else Dialect.V5
+
+
+# A name may hold quotes, so every pattern leans on what follows it. An instance of a template
+# carries its number and the peer after the name: "name"[2] 10.1.1.2
+_NAME = r'"(?P<name>.*)"(?:\[\d+\](?: [0-9a-fA-F.:]+?(?=[:, ]))?)?'
+_ENDS = re.compile(rf"^{_NAME}: [^;]*===?[^;]*\.\.\.")
+_UNORIENTED = re.compile(rf"^{_NAME}: +(?:host: )?unoriented;")
+_STATE = re.compile(
+    rf"^#(?P<serial>\d+): {_NAME}:\d+ (?:STATE_(?:V2_)?)?(?P<state>[A-Z][A-Z0-9_]*) \((?P<rest>.*)"
+)
+_SPIS = re.compile(
+    rf"^#(?P<serial>\d+): {_NAME}(?: \S+)*? esp\.(?P<out>[0-9a-f]+)@\S+"
+    r" esp\.(?P<inn>[0-9a-f]+)@\S+ "
+)
+_TRAFFIC = re.compile(
+    rf"^#(?P<serial>\d+): {_NAME}, type=[A-Z]+, +add_time=(?P<add>\d+),"
+    r" +inBytes=(?P<inn>\d+), +outBytes=(?P<out>\d+)"
+)
+_LOAD_ERROR = re.compile(
+    r"(?:\"(?P<add>.*)\": failed to add connection|while loading '(?P<parse>.*?)'): (?P<why>.*)"
+)
+
+
+def parse_connections(text: str, dialect: Dialect) -> LoadedConnections:
+    """Every loaded connection in a ``whack --status``, and which have no address of this node."""
+    names: set[str] = set()
+    unoriented: set[str] = set()
+    told = False
+    for line in dialect.lines(text):
+        if line.startswith('"'):
+            if match := _ENDS.match(line):
+                names.add(match["name"])
+            elif match := _UNORIENTED.match(line):
+                unoriented.add(match["name"])
+        elif line.startswith("Total IPsec connections:"):
+            told = True
+    if not told:
+        raise ObservationError("whack --status ended before its total of connections")
+    return LoadedConnections(frozenset(names), frozenset(unoriented))
+
+
+def parse_states(
+    states: str, traffic: str, dialect: Dialect
+) -> tuple[tuple[ChildSa, ...], tuple[IkeSa, ...]]:
+    """``--showstates`` and ``--trafficstatus`` together -> established child SAs, all IKE SAs."""
+    children: dict[int, ChildSa] = {}
+    ikes: list[IkeSa] = []
+    for line in dialect.lines(states):
+        if match := _STATE.match(line):
+            serial, name, state = int(match["serial"]), match["name"], match["state"]
+            if state == "ESTABLISHED_CHILD_SA":
+                parent = re.search(r"; IKE SA #(\d+);", match["rest"])
+                children[serial] = ChildSa(name, serial, int(parent[1]) if parent else None)
+            elif "CHILD" not in state:
+                ikes.append(IkeSa(name, serial, state == "ESTABLISHED_IKE_SA", _initiator(state)))
+        elif (match := _SPIS.match(line)) and int(match["serial"]) in children:
+            serial = int(match["serial"])
+            children[serial] = replace(
+                children[serial],
+                spi_in=int(match["inn"], 16),
+                spi_out=int(match["out"], 16),
+                line="000 " + line.rstrip(),
+            )
+    for line in dialect.lines(traffic):
+        if (match := _TRAFFIC.match(line)) and int(match["serial"]) in children:
+            serial = int(match["serial"])
+            children[serial] = replace(
+                children[serial],
+                bytes_in=int(match["inn"]),
+                bytes_out=int(match["out"]),
+                add_time=int(match["add"]),
+            )
+    return tuple(children.values()), tuple(ikes)
+
+
+def _initiator(state: str) -> bool | None:
+    # PARENT_I1, IKE_SA_INIT_I, IKE_AUTH_R ...: only a negotiation tells the role.
+    match = re.search(r"_([IR])\d?$", state)
+    return None if match is None else match[1] == "I"
+
+
+def parse_load_errors(output: str) -> dict[str, str]:
+    """addconn's words -> connection that was not loaded, and why. 4.10 says it only in its log."""
+    errors: dict[str, str] = {}
+    for line in output.splitlines():
+        if match := _LOAD_ERROR.match(line):
+            errors[match["add"] or match["parse"]] = match["why"]
+    return errors

@@ -1,0 +1,243 @@
+"""The fail-closed guard in the kernel: one table of our own, replaced in one transaction.
+
+The last guard that was put in place is kept on disk as the very text that nft loads
+(``nft -j -f FILE``), so that it can be in force before Open vSwitch starts. How a restarted agent
+knows the table for its own: it carries the guard that it was made from (``nftables_text``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ovn_ipsec.drivers import command, nftables_text
+from ovn_ipsec.drivers.nftables_events import GuardEvents
+from ovn_ipsec.drivers.nftables_held import HeldTable
+from ovn_ipsec.drivers.nftables_rules import ENFORCING, FAMILY, TABLE
+from ovn_ipsec.errors import CommandError, DriverError, ObservationError
+from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, ObservedGuard
+from ovn_ipsec.model.steps import Outcome, SetGuard
+
+LAST_KNOWN = Path("/var/lib/openvswitch/ovn-ipsec-guard.json")
+
+_TIMEOUT_S = 60.0
+_NAME = {"family": FAMILY, "name": TABLE}
+_REMOVE = json.dumps({"nftables": [{"add": {"table": _NAME}}, {"delete": {"table": _NAME}}]})
+
+_log = logging.getLogger(__name__)
+
+
+class Nftables:
+    """The table ``inet ovn_ipsec`` of this network namespace.
+
+    With ``events`` an observation lists the table only when something was heard of it; without,
+    each time. With ``held`` an enforcing guard stands a second time, for as long as this process
+    lives; that table failing is logged and changes nothing else.
+    """
+
+    def __init__(
+        self,
+        last_known: Path = LAST_KNOWN,
+        events: GuardEvents | None = None,
+        held: HeldTable | None = None,
+    ) -> None:
+        self._last_known = last_known
+        self._events = events
+        self._held = held
+        self._holding_failed = False
+        self._in_gaps = GuardCounters(0, 0)
+        self._seen: ObservedGuard | None = None
+        self._live: Guard | None = None
+        self._applied: Guard | None = None
+        self._unsaved: Guard | None = None
+        self._counters = GuardCounters(0, 0)
+
+    def observe(self) -> ObservedGuard:
+        """The table as it is now. Raises ObservationError: nft cannot tell.
+
+        ``intact``: it is complete and unchanged, and (once this process has put one in place)
+        says what we said. ``counters`` are as fresh as the last listing or ``counters()``.
+        """
+        if self._unsaved is not None:
+            self._save(self._unsaved)
+        heard = self._events is None or self._events.take()
+        if heard or self._seen is None:
+            self._seen = None  # should the listing fail, the next observation lists again
+            self._seen = self._look()
+        seen = self._seen
+        return ObservedGuard(seen.present, seen.intact, seen.mode, seen.digest, self._total())
+
+    def live_guard(self) -> Guard | None:
+        """The guard that is in force; None: there is none, or the table is not as we render it.
+
+        Raises ObservationError.
+        """
+        self._look()
+        return self._live
+
+    def counters(self) -> GuardCounters:
+        """Packets met so far, read now; never less than read before. Raises ObservationError.
+
+        Those that only the held table met, while the other was missing, are in them.
+        """
+        text = self._list("counters", "table", FAMILY, TABLE)
+        if text is not None:
+            self._count(_parse(text).counters)
+        self._count_gaps()
+        return self._total()
+
+    def apply(self, steps: Iterable[SetGuard]) -> list[Outcome]:
+        """Put each guard in place, whole or not at all; ``off`` takes the table away."""
+        return [Outcome(step, self._attempt(step.guard)) for step in steps]
+
+    def remove(self) -> None:
+        """Open the guard: no table, nothing on disk. Raises DriverError."""
+        self._seen = None
+        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=_REMOVE)
+        if self._held is not None:
+            self._held.release()
+        self._applied = self._unsaved = None
+        try:
+            self._last_known.unlink(missing_ok=True)
+        except OSError as error:
+            raise DriverError(f"{self._last_known}: {error.strerror}") from error
+
+    def load_last_known(self) -> Guard | None:
+        """The guard that was in place last, also before a reboot; None: none is known."""
+        try:
+            return nftables_text.parse_rendering(self._last_known.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _log.warning("%s: cannot be used as the last known guard: %s", self._last_known, error)
+            return None
+
+    def _attempt(self, guard: Guard) -> str | None:
+        try:
+            if guard.mode is GuardMode.OFF:
+                self.remove()
+            else:
+                self._set(guard)
+        except (DriverError, ValueError) as error:
+            return f"guard: {error}"
+        return None
+
+    def _set(self, guard: Guard) -> None:
+        self._seen = None
+        try:
+            self.counters()
+        except ObservationError as error:
+            # A table so strange that its counters cannot be read must be replaced all the same.
+            _log.warning("guard counters are carried over as last read: %s", error)
+        text = nftables_text.render_guard(guard, self._counters)
+        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+        self._applied = guard
+        self._hold(guard)
+        self._save(guard)
+
+    def _hold(self, guard: Guard) -> None:
+        if self._held is None:
+            return
+        try:
+            if guard.mode in ENFORCING:
+                self._held.hold(guard)
+            else:
+                self._held.release()
+        except DriverError as error:
+            if not self._holding_failed:
+                _log.warning(
+                    "guard: without its second table a flush of nftables opens it: %s", error
+                )
+            self._holding_failed = True
+            return
+        self._holding_failed = False
+
+    def _count_gaps(self) -> None:
+        if self._held is None or self._holding_failed:
+            return
+        try:
+            self._in_gaps = self._held.counters()
+        except DriverError as error:
+            raise ObservationError(str(error)) from error
+
+    def _total(self) -> GuardCounters:
+        return GuardCounters(
+            self._counters.out_packets + self._in_gaps.out_packets,
+            self._counters.in_packets + self._in_gaps.in_packets,
+        )
+
+    def _look(self) -> ObservedGuard:
+        self._live = None
+        text = self._list("table", FAMILY, TABLE)
+        if text is None:
+            return ObservedGuard(present=False, intact=False)
+        listing = _parse(text)
+        self._count(listing.counters)
+        self._count_gaps()
+        self._live = live = nftables_text.read_guard(listing)
+        if live is None:
+            return ObservedGuard(present=True, intact=False)
+        ours = self._applied is None or self._applied == live
+        if ours:
+            # A restarted agent that finds the table as wanted applies nothing; a table that an
+            # agent before us still held is free once that agent is gone.
+            self._hold(live)
+        return ObservedGuard(present=True, intact=ours, mode=live.mode, digest=live.digest)
+
+    def _list(self, *what: str) -> str | None:
+        """What ``nft list`` prints; None when there is no such table."""
+        try:
+            done = command.run(["nft", "-j", "-n", "list", *what], timeout_s=_TIMEOUT_S)
+        except CommandError as error:
+            # nft says "no such file" of a missing table and of much else: ask in another way.
+            if not self._table_exists():
+                return None
+            raise ObservationError(str(error)) from error
+        return done.stdout
+
+    def _table_exists(self) -> bool:
+        # Not as JSON: nft 1.0.6 garbles that when there is a table with an owner.
+        try:
+            done = command.run(["nft", "list", "tables", FAMILY], timeout_s=_TIMEOUT_S)
+        except CommandError as error:
+            raise ObservationError(f"nft cannot list tables: {error}") from error
+        return f"table {FAMILY} {TABLE}" in map(str.strip, done.stdout.splitlines())
+
+    def _count(self, read: GuardCounters) -> None:
+        self._counters = GuardCounters(
+            max(read.out_packets, self._counters.out_packets),
+            max(read.in_packets, self._counters.in_packets),
+        )
+
+    def _save(self, guard: Guard) -> None:
+        """Keep ``guard`` for the next boot; a failure is logged and tried again."""
+        text = nftables_text.render_guard(guard, GuardCounters(0, 0))
+        unfinished = self._last_known.with_name(f".{self._last_known.name}.new")
+        try:
+            unfinished.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(unfinished, flags, 0o600), "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._last_known)
+        except OSError as error:
+            if self._unsaved is None:
+                _log.warning(
+                    "%s: the guard is in force, but is not kept for the next boot: %s",
+                    self._last_known,
+                    error.strerror,
+                )
+            self._unsaved = guard
+            return
+        self._unsaved = None
+
+
+def _parse(text: str) -> nftables_text.Listing:
+    try:
+        return nftables_text.parse_listing(text)
+    except ValueError as error:
+        raise ObservationError(f"table {FAMILY} {TABLE}: {error}") from error

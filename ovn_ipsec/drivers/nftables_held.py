@@ -1,0 +1,96 @@
+"""The guard a second time, in a table that is this process's own (``flags owner``, Linux 5.12).
+
+``flush ruleset`` by another process leaves such a table alone, and the kernel removes it when its
+owner is gone: together with the persistent table, only a flush and a dead agent open the guard.
+The kernel takes the netlink socket that made the table for its owner, so it is driven through
+libnftables(3), in whose context that socket lives. A packet that the persistent table drops never
+comes here: what is counted here is what the guard met while that table was missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+
+from ovn_ipsec.drivers import nftables_text
+from ovn_ipsec.drivers.nftables_rules import FAMILY, HELD_TABLE, table_objects
+from ovn_ipsec.errors import DriverError
+from ovn_ipsec.model.conns import Guard, GuardCounters
+
+_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON: input may be JSON, too
+_NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
+_NAME = {"family": FAMILY, "name": HELD_TABLE}
+
+
+class HeldTable:
+    """A table that stands as long as this process. Not thread-safe.
+
+    Raises DriverError when libnftables is missing; the methods, when it refuses.
+    """
+
+    def __init__(self) -> None:
+        try:
+            lib = ctypes.CDLL("libnftables.so.1")
+        except OSError as error:
+            raise DriverError(f"libnftables.so.1: {error}: install libnftables1") from error
+        lib.nft_ctx_new.argtypes = [ctypes.c_uint32]
+        lib.nft_ctx_new.restype = ctypes.c_void_p
+        lib.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        lib.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        for name in ("error", "output"):
+            getattr(lib, f"nft_ctx_buffer_{name}").argtypes = [ctypes.c_void_p]
+            get = getattr(lib, f"nft_ctx_get_{name}_buffer")
+            get.argtypes, get.restype = [ctypes.c_void_p], ctypes.c_char_p
+        self._lib = lib
+        self._context = lib.nft_ctx_new(0)
+        if not self._context:
+            raise DriverError("libnftables cannot start: check memory and CAP_NET_ADMIN")
+        lib.nft_ctx_buffer_error(self._context)
+        lib.nft_ctx_buffer_output(self._context)
+        lib.nft_ctx_output_set_flags(self._context, _JSON | _NUMERIC)
+        self._guard: Guard | None = None
+
+    def hold(self, guard: Guard) -> None:
+        """Make the table say what ``guard`` says, in one transaction; counters go on."""
+        if guard == self._guard:
+            return
+        commands: list[dict[str, object]] = []
+        if self._guard is None:
+            # nft 1.0.6 has no table flags in JSON.
+            self._run(f"add table {FAMILY} {HELD_TABLE} {{\nflags owner\n}}\n")
+        else:
+            # Deleting the table would end the ownership that no JSON can ask for.
+            commands.append({"flush": {"table": _NAME}})
+            old = [pair for pair in table_objects(self._guard, HELD_TABLE)]
+            for kind in ("chain", "set"):
+                commands += [{"delete": {kind: body}} for found, body in old if found == kind]
+        for kind, body in table_objects(guard, HELD_TABLE):
+            if kind != "table" and (kind != "counter" or self._guard is None):
+                commands.append({"add": {kind: body}})
+        self._run(json.dumps({"nftables": commands}))
+        self._guard = guard
+
+    def release(self) -> None:
+        """Remove the table."""
+        if self._guard is not None:
+            self._run(f"delete table {FAMILY} {HELD_TABLE}\n")
+            self._guard = None
+
+    def counters(self) -> GuardCounters:
+        """Packets met since ``hold``."""
+        if self._guard is None:
+            return GuardCounters(0, 0)
+        text = self._run(f"list counters table {FAMILY} {HELD_TABLE}")
+        try:
+            return nftables_text.parse_listing(text).counters
+        except ValueError as error:
+            raise DriverError(f"table {FAMILY} {HELD_TABLE}: {error}") from error
+
+    def _run(self, commands: str) -> str:
+        status = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
+        output: bytes = self._lib.nft_ctx_get_output_buffer(self._context) or b""
+        error: bytes = self._lib.nft_ctx_get_error_buffer(self._context) or b""
+        if status != 0:
+            said = error.decode(errors="replace").strip()[:400]
+            raise DriverError(f"libnftables, table {HELD_TABLE}: {said or 'no message'}")
+        return output.decode(errors="replace")

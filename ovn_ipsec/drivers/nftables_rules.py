@@ -1,0 +1,320 @@
+"""The guard's table as nft's JSON objects (libnftables-json(5)): what a Guard means. Pure.
+
+How a packet goes: ``out`` (output), ``sent`` (postrouting) and ``in`` (input) pick the packets
+of tunnel protocols and hand them to ``judge_out`` or ``judge_in``; a packet that is neither in
+IPsec nor exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and, when enforcing,
+dropped. The forward hook is left alone: nested clusters use the same ports.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, GuardTuple, Protocol
+
+FAMILY = "inet"
+TABLE = "ovn_ipsec"
+HELD_TABLE = "ovn_ipsec_held"
+"""The same rules once more, in a table that belongs to a live process (``flags owner``)."""
+
+Json = dict[str, Any]
+
+ENFORCING = (GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS)
+_NUMBERS = {Protocol.UDP: 17, Protocol.TCP: 6, Protocol.GRE: 47}
+PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
+_WHOLE_MARK = 0xFFFFFFFF
+
+# Ports that a tunnel of OVS has when its row names none: what skb_mark is about.
+_USUAL_PORTS = frozenset(
+    {
+        GuardPort(Protocol.UDP, 6081),
+        GuardPort(Protocol.UDP, 4789),
+        GuardPort(Protocol.TCP, 7471),
+        GuardPort(Protocol.GRE, None),
+    }
+)
+
+# Kinds of device whose packets are tunnel packets that this node made (rtnl_link_ops).
+_TUNNEL_KINDS = ["geneve", "gre", "gretap", "ip6gre", "ip6gretap", "vxlan"]
+
+# After every source NAT (100), and after whatever else may rewrite a packet.
+_LAST = 300
+# Before source NAT of the input hook (100), which would hide the peer's address.
+_INPUT = 0
+
+_L4PROTO: Json = {"meta": {"key": "l4proto"}}
+_DPORT: Json = {"payload": {"protocol": "th", "field": "dport"}}
+_ACCEPT: Json = {"accept": None}
+
+
+def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
+    """(kind, body) of everything in the table, in an order in which nft accepts it.
+
+    Raises ValueError: the guard is off (then there is no table) or not written canonically.
+    """
+    _check(guard)
+    own = {"family": FAMILY, "table": table}
+    yield "table", {"family": FAMILY, "name": table}
+    for counter in ("uncovered_out", "uncovered_in"):
+        yield "counter", own | {"name": counter}
+    guarded = _guarded(guard)
+    sets = _sets(guard, guarded)
+    for set_name, (set_type, elements) in sets.items():
+        elem = {"elem": elements} if elements else {}
+        yield "set", own | {"name": set_name, "type": set_type} | elem
+    for chain in ("uncovered_out", "uncovered_in", "judge_out", "judge_in"):
+        yield "chain", own | {"name": chain}
+    for chain, hook, priority in _hooks(guard.mode):
+        place = {"type": "filter", "hook": hook, "prio": priority, "policy": "accept"}
+        yield "chain", own | {"name": chain} | place
+    for chain, rule in _rules(guard, sets.keys(), guarded):
+        yield "rule", own | {"chain": chain} | rule
+
+
+def _hooks(mode: GuardMode) -> list[tuple[str, str, int]]:
+    hooks = [("out", "output", _LAST), ("in", "input", _INPUT)]
+    if mode in ENFORCING:
+        # Not in audit: a packet that output let pass would be counted twice.
+        hooks.append(("sent", "postrouting", _LAST))
+    return hooks
+
+
+def _rules(
+    guard: Guard, sets: Collection[str], guarded: Collection[GuardPort]
+) -> Iterator[tuple[str, Json]]:
+    """(chain, rule) of the whole table."""
+    chains = {chain for chain, _, _ in _hooks(guard.mode)}
+    gre = any(port.protocol is Protocol.GRE for port in guarded)
+    for direction in ("out", "in"):
+        yield f"uncovered_{direction}", _verdict(guard, direction)
+        for expr in _judge(guard, direction, sets):
+            yield f"judge_{direction}", {"expr": expr}
+    for chain, direction, condition in (
+        ("out", "out", []),
+        # Source NAT looks the policy up anew, and a packet that ESP would have covered goes
+        # out in clear behind the output hook's back. A tunnel's own packets still show the
+        # tunnel device as the one they came from; forwarded ones show another.
+        ("sent", "out", [_match({"meta": {"key": "iifkind"}}, {"set": _TUNNEL_KINDS})]),
+        ("in", "in", []),
+    ):
+        if chain not in chains:
+            continue  # postrouting, in audit
+        judge = {"goto": {"target": f"judge_{direction}"}}
+        picks = [_match(_concat(_L4PROTO, _DPORT), "@tunnel_ports")]
+        if gre:
+            picks.append(_match(_L4PROTO, _NUMBERS[Protocol.GRE]))
+        for pick in picks:
+            yield chain, {"expr": [*condition, pick, judge]}
+    for expr in _quoting_errors(guarded):
+        yield "out", {"expr": expr}
+
+
+def _verdict(guard: Guard, direction: str) -> Json:
+    words = [f"mode={guard.mode}"]
+    if guard.skb_mark is not None:
+        words.append("mark={:#x}/{:#x}".format(*guard.skb_mark))
+    verdict: Json = {"drop": None} if guard.mode in ENFORCING else _ACCEPT
+    return {
+        "comment": " ".join(words),
+        "expr": [{"counter": f"uncovered_{direction}"}, verdict],
+    }
+
+
+def _judge(guard: Guard, direction: str, sets: Collection[str]) -> Iterator[list[Json]]:
+    """The rules for one tunnel packet, first match decides."""
+    uncovered = {"goto": {"target": f"uncovered_{direction}"}}
+    door = "rt" if direction == "out" else "meta"
+    yield [_match({door: {"key": "ipsec"}}, True), _ACCEPT]
+    if guard.skb_mark is not None and direction == "out":
+        # The mark is what OpenFlow puts on packets that leave; nothing marks what comes in.
+        value, mask = guard.skb_mark
+        mark: Json = {"meta": {"key": "mark"}}
+        if mask == _WHOLE_MARK:
+            yield [_match(mark, value), uncovered]
+        elif mask:
+            yield [_match({"&": [mark, mask]}, value), uncovered]
+        else:
+            yield [uncovered]
+    for kind, verdict in (("closed", uncovered), ("exempt", _ACCEPT)):
+        if kind == "exempt" and guard.mode is GuardMode.ENFORCE_ALWAYS:
+            continue
+        for shape in SHAPES:
+            if shape.set_name(kind) in sets:
+                yield [*shape.matches(kind, direction), verdict]
+    if any(port.protocol is not Protocol.GRE for port in guard.closed_ports):
+        yield [_match(_concat(_L4PROTO, _DPORT), "@closed_ports"), uncovered]
+    if GuardPort(Protocol.GRE, None) in guard.closed_ports:
+        yield [GRE_OF_ANYBODY, uncovered]
+
+
+def _quoting_errors(guarded: Collection[GuardPort]) -> Iterator[list[Json]]:
+    """ICMP errors in clear that quote a tunnel packet (RFC 792, RFC 4443 section 3).
+
+    When nobody listens on the tunnel's port, the kernel answers a packet that came in ESP with a
+    port unreachable in clear that quotes up to 548 (IPv6: 1232) bytes of it.
+    """
+    for family, types, proto_bit, dport_bit in (
+        # Bits from the ICMP header: 8 bytes of it, then the quoted IP header.
+        ("icmp", [3, 11, 12], 8 * (8 + 9), 8 * (8 + 20 + 2)),
+        ("icmpv6", [1, 2, 3, 4], 8 * (8 + 6), 8 * (8 + 40 + 2)),
+    ):
+        for protocol, number in _NUMBERS.items():
+            ports = sorted(port.port or 0 for port in guarded if port.protocol is protocol)
+            if not ports:
+                continue
+            expr = [
+                _match({"payload": {"protocol": family, "field": "type"}}, {"set": types}),
+                _match({"payload": {"base": "th", "offset": proto_bit, "len": 8}}, number),
+            ]
+            if protocol is not Protocol.GRE:
+                dport = {"payload": {"base": "th", "offset": dport_bit, "len": 16}}
+                expr.append(_match(dport, {"set": ports} if len(ports) > 1 else ports[0]))
+            expr.append(_match({"rt": {"key": "ipsec"}}, False))
+            yield [*expr, {"goto": {"target": "uncovered_out"}}]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kind of set: tuples of one address family, with ports or without, local or any."""
+
+    version: int
+    gre: bool
+    local: bool
+
+    def set_name(self, kind: str) -> str:
+        tail = "_local" if self.local else ""
+        return f"{kind}_{'gre' if self.gre else 'l4'}{tail}_{self.version}"
+
+    def set_type(self) -> str | list[str]:
+        address = f"ipv{self.version}_addr"
+        parts = [address] + [address] * self.local
+        if not self.gre:
+            parts += ["inet_proto", "inet_service"]
+        return parts if len(parts) > 1 else parts[0]
+
+    def element(self, entry: GuardTuple) -> Any:
+        parts: list[Any] = [entry.remote]
+        if self.local:
+            parts.append(entry.local)
+        if not self.gre:
+            parts += [_NUMBERS[entry.protocol], entry.port]
+        return {"concat": parts} if len(parts) > 1 else parts[0]
+
+    def read(self, element: Any) -> GuardTuple:
+        parts = list(element["concat"]) if isinstance(element, dict) else [element]
+        remote = canonical_address(parts.pop(0))
+        local = canonical_address(parts.pop(0)) if self.local else None
+        if self.gre:
+            return GuardTuple(remote, Protocol.GRE, None, local)
+        return GuardTuple(remote, PROTOCOLS[parts[0]], int(parts[1]), local)
+
+    def matches(self, kind: str, direction: str) -> list[Json]:
+        ip = "ip" if self.version == 4 else "ip6"
+        far, near = ("daddr", "saddr") if direction == "out" else ("saddr", "daddr")
+        fields: list[Json] = [{"payload": {"protocol": ip, "field": far}}]
+        if self.local:
+            fields.append({"payload": {"protocol": ip, "field": near}})
+        if self.gre:
+            found = _match(_concat(*fields), f"@{self.set_name(kind)}")
+            return [GRE_OF_ANYBODY, found]
+        return [_match(_concat(*fields, _L4PROTO, _DPORT), f"@{self.set_name(kind)}")]
+
+
+SHAPES = [
+    Shape(version, gre, local)
+    for version in (4, 6)
+    for gre in (False, True)
+    for local in (False, True)
+]
+
+
+def _shape_of(entry: GuardTuple) -> Shape:
+    version = 6 if ":" in entry.remote else 4
+    return Shape(version, entry.protocol is Protocol.GRE, entry.local is not None)
+
+
+def _sets(
+    guard: Guard, guarded: Collection[GuardPort]
+) -> dict[str, tuple[str | list[str], list[Any]]]:
+    """Name -> (type, elements) of every set; only ``tunnel_ports`` may be empty."""
+    ports = ["inet_proto", "inet_service"]
+    sets: dict[str, tuple[str | list[str], list[Any]]] = {
+        "tunnel_ports": (list(ports), _port_elements(guarded))
+    }
+    if closed := _port_elements(guard.closed_ports):
+        sets["closed_ports"] = (list(ports), closed)
+    for kind, entries in (("closed", guard.closed_peers), ("exempt", guard.exempt)):
+        for entry in entries:
+            shape = _shape_of(entry)
+            _, elements = sets.setdefault(shape.set_name(kind), (shape.set_type(), []))
+            elements.append(shape.element(entry))
+    return sets
+
+
+def _port_elements(ports: Iterable[GuardPort]) -> list[Any]:
+    return [
+        {"concat": [_NUMBERS[port.protocol], port.port]}
+        for port in ports
+        if port.protocol is not Protocol.GRE
+    ]
+
+
+def _guarded(guard: Guard) -> frozenset[GuardPort]:
+    """Every protocol and port that any rule is about."""
+    named = guard.closed_peers | guard.exempt
+    ports = guard.closed_ports | {GuardPort(entry.protocol, entry.port) for entry in named}
+    return ports | _USUAL_PORTS if guard.skb_mark is not None else ports
+
+
+def _match(left: Json, right: Any) -> Json:
+    return {"match": {"op": "==", "left": left, "right": right}}
+
+
+def _concat(*fields: Json) -> Json:
+    return {"concat": list(fields)} if len(fields) > 1 else fields[0]
+
+
+GRE_OF_ANYBODY = _match(_L4PROTO, _NUMBERS[Protocol.GRE])
+
+
+def canonical_address(text: str) -> str:
+    """The one spelling (RFC 5952) that addresses have here; IPv4-mapped ones become IPv4.
+
+    Raises ValueError: not a numeric address, or one with a scope, which no packet shows.
+    """
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise ValueError(f"{text}: an address with a scope cannot be matched in a packet")
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+    return str(address)
+
+
+def _check(guard: Guard) -> None:
+    if guard.mode is GuardMode.OFF:
+        raise ValueError("a guard that is off has no table")
+    for port in guard.closed_ports:
+        _check_port(port)
+    for entry in guard.closed_peers | guard.exempt:
+        _check_port(GuardPort(entry.protocol, entry.port))
+        ends = [entry.remote] if entry.local is None else [entry.remote, entry.local]
+        for end in ends:
+            if canonical_address(end) != end:
+                raise ValueError(f"{end}: must be written {canonical_address(end)}")
+        if len({":" in end for end in ends}) > 1:
+            raise ValueError(f"{entry}: addresses of two families")
+    if guard.skb_mark is not None:
+        value, mask = guard.skb_mark
+        if value & mask != value or not 0 <= mask <= _WHOLE_MARK:
+            raise ValueError(f"mark {value:#x}/{mask:#x} matches no packet")
+
+
+def _check_port(port: GuardPort) -> None:
+    if (port.protocol is Protocol.GRE) != (port.port is None):
+        raise ValueError(f"{port}: udp and tcp have a port, gre has none")
+    if port.port is not None and not 0 < port.port <= 0xFFFF:
+        raise ValueError(f"{port}: no such port")

@@ -1,0 +1,176 @@
+"""The guard's table as nft's JSON (libnftables-json(5)): written, read back, compared. Pure.
+
+One description serves both ways: what is handed to ``nft -j -f -`` is, but for order, handles and
+counter values, what ``nft -j -n list table`` answers. A table is ours and intact exactly when the
+Guard read from its sets, rendered again, gives that same table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ovn_ipsec.drivers.nftables_rules import (
+    FAMILY,
+    GRE_OF_ANYBODY,
+    PROTOCOLS,
+    SHAPES,
+    TABLE,
+    Json,
+    canonical_address,
+    table_objects,
+)
+from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, GuardPort, Protocol
+
+_ZERO = GuardCounters(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table as nft lists it, in a form in which equal tables are equal."""
+
+    objects: frozenset[str]
+    """Table, chains, sets with their elements, counters without their values; each as JSON."""
+    rules: Mapping[str, tuple[str, ...]]
+    """Chain name -> its rules in order, each as JSON."""
+    counters: GuardCounters
+
+
+def render_guard(guard: Guard, counters: GuardCounters, table: str = TABLE) -> str:
+    """One transaction for ``nft -j -f -`` that replaces the table, whatever was in it.
+
+    ``counters`` are the values that the new table's counters start from.
+    Raises ValueError as ``table_objects`` does.
+    """
+    name = {"family": FAMILY, "name": table}
+    # A table must exist to be deleted; adding one that exists is no error.
+    commands: list[Json] = [{"add": {"table": name}}, {"delete": {"table": name}}]
+    start = {"uncovered_out": counters.out_packets, "uncovered_in": counters.in_packets}
+    for kind, body in table_objects(guard, table):
+        if kind == "counter":
+            body = body | {"packets": start[body["name"]], "bytes": 0}
+        commands.append({"add": {kind: body}})
+    return json.dumps({"nftables": commands})
+
+
+def parse_listing(text: str) -> Listing:
+    """What ``nft -j -n list table inet NAME`` printed, or ``list counters``. Raises ValueError."""
+    try:
+        entries = json.loads(text)["nftables"]
+        pairs = [pair for entry in entries for pair in entry.items()]
+        return _listing(pairs)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a listing of nft: {error!r}") from error
+
+
+def parse_rendering(text: str) -> Guard:
+    """The Guard of a text that ``render_guard`` wrote. Raises ValueError: it is none such."""
+    try:
+        commands = json.loads(text)["nftables"]
+        added = [pair for command in commands for pair in command.get("add", {}).items()]
+        guard = read_guard(_listing(added))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a guard: {error!r}") from error
+    if guard is None:
+        raise ValueError("not a guard as this version writes it")
+    return guard
+
+
+def read_guard(listing: Listing, table: str = TABLE) -> Guard | None:
+    """The Guard that this table was made from; None when it is not exactly what we render."""
+    try:
+        guard = _guard_of(listing)
+        if _listing(table_objects(guard, table)) != replace(listing, counters=_ZERO):
+            return None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return guard
+
+
+def _listing(pairs: Iterable[tuple[str, Json]]) -> Listing:
+    objects: set[str] = set()
+    rules: dict[str, tuple[str, ...]] = {}
+    values = {"uncovered_out": 0, "uncovered_in": 0}
+    for kind, listed in pairs:
+        body = {key: value for key, value in listed.items() if key != "handle"}
+        if kind == "metainfo":
+            continue
+        if kind == "rule":
+            chain = body["chain"]
+            rules[chain] = (*rules.get(chain, ()), json.dumps(_ordered(body), sort_keys=True))
+            continue
+        if kind == "counter":
+            values[body["name"]] = int(body.pop("packets", 0))
+            body.pop("bytes", None)
+        if kind == "set" and "elem" in body:
+            body["elem"] = sorted(map(_element_text, body["elem"]))
+        objects.add(json.dumps([kind, body], sort_keys=True))
+    counters = GuardCounters(values["uncovered_out"], values["uncovered_in"])
+    return Listing(frozenset(objects), rules, counters)
+
+
+def _ordered(value: Any) -> Any:
+    """The same expression with the members of its anonymous sets in one fixed order."""
+    if isinstance(value, dict):
+        return {
+            key: sorted(item, key=str) if key == "set" else _ordered(item)
+            for key, item in value.items()
+        }
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def _element_text(element: Any) -> str:
+    """A set element as JSON, its addresses in one fixed spelling."""
+    if isinstance(element, dict) and set(element) == {"concat"}:
+        return json.dumps({"concat": [_spelled(part) for part in element["concat"]]})
+    return json.dumps(_spelled(element), sort_keys=True)
+
+
+def _spelled(part: Any) -> Any:
+    if not isinstance(part, str):
+        return part
+    try:
+        return canonical_address(part)
+    except ValueError:
+        return part  # a set of somebody else's
+
+
+def _guard_of(listing: Listing) -> Guard:
+    """What the comments and sets say; whether all the rest fits is for the caller to compare."""
+    verdict = json.loads(listing.rules["uncovered_out"][0])
+    words = dict(word.split("=", 1) for word in verdict["comment"].split())
+    mark = words.get("mark")
+    sets: dict[str, list[Any]] = {}
+    for text in listing.objects:
+        kind, body = json.loads(text)
+        if kind == "set":
+            sets[body["name"]] = [json.loads(element) for element in body.get("elem", ())]
+    ports = {
+        GuardPort(PROTOCOLS[number], port)
+        for number, port in (element["concat"] for element in sets.get("closed_ports", ()))
+    }
+    judge = [json.loads(rule)["expr"][0] for rule in listing.rules["judge_out"][-1:]]
+    if GRE_OF_ANYBODY in judge and len(json.loads(listing.rules["judge_out"][-1])["expr"]) == 2:
+        ports.add(GuardPort(Protocol.GRE, None))
+    named = {
+        kind: frozenset(
+            shape.read(element)
+            for shape in SHAPES
+            for element in sets.get(shape.set_name(kind), ())
+        )
+        for kind in ("closed", "exempt")
+    }
+    return Guard(
+        mode=GuardMode(words["mode"]),
+        closed_ports=frozenset(ports),
+        closed_peers=named["closed"],
+        exempt=named["exempt"],
+        skb_mark=_mark(mark) if mark else None,
+    )
+
+
+def _mark(text: str) -> tuple[int, int]:
+    value, mask = text.split("/")
+    return int(value, 16), int(mask, 16)

@@ -1,0 +1,123 @@
+"""What the status answers from: one moment of the node, complete and immutable.
+
+Times ending in ``_s`` are monotonic seconds of the agent's own clock. Everything here may be
+shown to anybody who may ask: it holds no secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from ovn_ipsec.model.conns import GuardCounters, GuardMode, KernelPolicy, KernelState, TunnelView
+
+
+class TunnelState(StrEnum):
+    """The words that ``tunnels/show`` has always used, and scripts look for."""
+
+    CONFIGURED = "CONFIGURED"
+    """Its connections are recorded and given to pluto (up or not is told by its SAs)."""
+    INIT = "INIT"
+    """Valid, but nothing of it is installed yet."""
+    REMOVED = "REMOVED"
+    """No longer wanted, still installed."""
+    INVALID = "INVALID"
+    """Cannot be configured; the reason says why."""
+
+
+class Subject(StrEnum):
+    """What an observation is about, in the words of the texts."""
+
+    IKE = "IKE daemon and kernel SAs"
+    INSTALLED = "installed connections"
+    CREDENTIALS = "NSS database"
+    GUARD = "guard table"
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An observation that failed; what the snapshot says of its subject is older than itself."""
+
+    subject: Subject
+    reason: str
+    read_at_s: float | None
+    """When the values shown were read; None: never, nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveConnection:
+    """One connection with an established child SA (the newest, while a rekey leaves two)."""
+
+    name: str
+    line: str
+    """As pluto says it."""
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStatus:
+    """One tunnel: what is wanted of it and what of it exists."""
+
+    name: str
+    version: int
+    """Of the installed connections; 0 when none was ever installed."""
+    state: TunnelState
+    view: TunnelView | None
+    """None: a removed tunnel of which only its record is left."""
+    reason: str | None = None
+    """Why it is INVALID."""
+    error: str | None = None
+    """What went wrong when it was last acted on; None when that went well."""
+    warnings: tuple[str, ...] = ()
+    policies: tuple[KernelPolicy, ...] = ()
+    states: tuple[KernelState, ...] = ()
+    connections: tuple[ActiveConnection, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Connections that should be up and are not."""
+
+    @property
+    def up(self) -> bool:
+        """Every connection of its version has a child SA."""
+        return self.state is TunnelState.CONFIGURED and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class IkeStatus:
+    """pluto as a process, and all of the kernel's IPsec policies and SAs, foreign ones too."""
+
+    running: bool
+    version: str
+    read_at_s: float
+    policies: tuple[KernelPolicy, ...] = ()
+    states: tuple[KernelState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """The guard's table in the kernel."""
+
+    present: bool
+    intact: bool
+    mode: GuardMode | None
+    counters: GuardCounters | None
+    read_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The node at one moment."""
+
+    taken_at_s: float
+    taken_at: datetime
+    """Wall clock, UTC."""
+    complete: bool = False
+    """Every source has reported; before that, missing tunnels mean nothing."""
+    tunnels: tuple[TunnelStatus, ...] = ()
+    ike: IkeStatus | None = None
+    """None: never read, so unknown."""
+    guard: GuardStatus | None = None
+    """None: never read, so unknown."""
+    problems: tuple[str, ...] = ()
+    stale: tuple[Stale, ...] = ()

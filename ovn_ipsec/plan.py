@@ -1,1 +1,0 @@
-"""The planner: wanted state, observed state, memory and clock in; steps out. Pure."""

@@ -1,0 +1,130 @@
+"""What pluto and the kernel say about one tunnel, brought together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from ovn_ipsec.model.conns import (
+    ChildSa,
+    KernelPolicy,
+    ObservedIke,
+    Selector,
+    TunnelConfig,
+    connection_name,
+)
+
+_NAME = re.compile(r"(?P<tunnel>.+?)(?:-(?P<role>in|out))?-(?P<version>[0-9]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelHealth:
+    """How one tunnel's connections are."""
+
+    missing: tuple[str, ...]
+    """Connections without an established child SA."""
+    broken: tuple[str, ...]
+    """Connections whose child SA pluto reports but whose states or policies the kernel lacks."""
+    negotiating: bool
+    """pluto is initiating one of them right now."""
+    surplus: tuple[int, ...]
+    """Serials of older child SAs beside a newer one of the same connection."""
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def up(self) -> bool:
+        """Traffic is encrypted both ways, as far as this node can know."""
+        return not self.missing and not self.broken
+
+
+class IkeView:
+    """One observation of pluto and the kernel, indexed so that a tunnel costs its own size."""
+
+    def __init__(self, ike: ObservedIke) -> None:
+        self._ike = ike
+        self._children: dict[str, list[ChildSa]] = defaultdict(list)
+        for child in ike.children:
+            self._children[child.connection].append(child)
+        self._initiating = {
+            sa.connection for sa in ike.ike_sas if not sa.established and sa.initiator is not False
+        }
+        self._states = {(state.spi, ip_address(state.dst)) for state in ike.states}
+        self._loaded: dict[str, set[str]] = defaultdict(set)
+        for name in ike.loaded:
+            if match := _NAME.fullmatch(name):
+                self._loaded[match["tunnel"]].add(name)
+                if match["role"]:  # also a gre tunnel whose own name ends in -in or -out
+                    self._loaded[f"{match['tunnel']}-{match['role']}"].add(name)
+
+    def loaded(self, tunnel: str, config: TunnelConfig | None) -> set[str]:
+        """Loaded connections named after this tunnel, of any version."""
+        roles = None if config is None else set(config.selectors())
+        return {
+            name
+            for name in self._loaded.get(tunnel, ())
+            if roles is None or self._role(tunnel, name) in roles
+        }
+
+    def foreign_version(self, tunnel: str) -> int:
+        """The highest version among loaded connections of this name, 0 for none."""
+        versions = [int(name.rpartition("-")[2]) for name in self._loaded.get(tunnel, ())]
+        return max(versions, default=0)
+
+    def unoriented(self, names: Iterable[str]) -> bool:
+        """Whether pluto finds neither end of one of these among this node's addresses."""
+        return not self._ike.unoriented.isdisjoint(names)
+
+    def assess(self, tunnel: str, version: int, config: TunnelConfig) -> TunnelHealth:
+        """Judge the tunnel's connections of this version."""
+        missing: list[str] = []
+        broken: list[str] = []
+        surplus: list[int] = []
+        negotiating = False
+        bytes_in = bytes_out = 0
+        for role, selector in config.selectors().items():
+            name = connection_name(tunnel, role, version)
+            children = sorted(self._children.get(name, ()), key=lambda child: child.serial)
+            negotiating |= name in self._initiating
+            if not children:
+                missing.append(name)
+                continue
+            if not self._in_kernel(children[-1], config, selector):
+                broken.append(name)
+            surplus += [child.serial for child in children[:-1]]
+            bytes_in += sum(child.bytes_in for child in children)
+            bytes_out += sum(child.bytes_out for child in children)
+        return TunnelHealth(
+            tuple(missing), tuple(broken), negotiating, tuple(surplus), bytes_in, bytes_out
+        )
+
+    @staticmethod
+    def _role(tunnel: str, name: str) -> str:
+        role, dash, _version = name[len(tunnel) + 1 :].rpartition("-")
+        return role if dash else ""
+
+    def _in_kernel(self, child: ChildSa, config: TunnelConfig, selector: Selector) -> bool:
+        ends = ((child.spi_in, config.local), (child.spi_out, config.remote))
+        for spi, destination in ends:
+            if spi is not None and (spi, ip_address(destination)) not in self._states:
+                return False
+        return all(policy in self._ike.policies for policy in expected_policies(config, selector))
+
+
+def expected_policies(config: TunnelConfig, selector: Selector) -> tuple[KernelPolicy, ...]:
+    """The two policies that a transport-mode child SA of this selector installs."""
+    local, remote = _host_prefix(config.local), _host_prefix(config.remote)
+    mine, theirs = selector.local_port, selector.remote_port
+    protocol = selector.protocol.value
+    return (
+        KernelPolicy(local, remote, protocol, mine, theirs, "out"),
+        KernelPolicy(remote, local, protocol, theirs, mine, "in"),
+    )
+
+
+def _host_prefix(address: str) -> str:
+    parsed = ip_address(address)
+    return f"{parsed}/{parsed.max_prefixlen}"

@@ -1,0 +1,123 @@
+"""What the planner remembers from one plan to the next. Times: seconds of one monotonic clock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ovn_ipsec.model.steps import (
+    DeleteSa,
+    InitiateConnection,
+    InstallCredential,
+    Listen,
+    Outcome,
+    RemoveCredential,
+    SetGuard,
+    StartIke,
+    Step,
+)
+
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A step that failed: how often in a row, not before when again, and why."""
+
+    failures: int
+    not_before: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelMemory:
+    """One tunnel's recent past."""
+
+    was_up: bool = False
+    down_since: float | None = None
+    attempts: int = 0
+    """Initiations since the tunnel went down."""
+    next_attempt: float = 0.0
+    broken_since: float | None = None
+    """The kernel has lacked what pluto reports since then."""
+    repairs: int = 0
+    settle_until: float = 0.0
+    """After a repair: no judgement about the kernel before."""
+    surplus_since: float | None = None
+    inbound_seen: tuple[int, int, float] | None = None
+    """(bytes in, bytes out, time) when inbound traffic last grew."""
+    renewals: int = 0
+    """Fresh child SAs asked for because nothing came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Everything remembered. Starts empty: a restarted agent knows nothing and breaks nothing."""
+
+    generation: str = ""
+    """The pluto that was there at the last plan."""
+    load_after: float = 0.0
+    """pluto is reading its own files: recorded connections are not loaded by us before."""
+    replace_after: float = 0.0
+    """Not before: the next wave of replacements of tunnels that carry traffic."""
+    listen_at: float = 0.0
+    listens: int = 0
+    tunnels: Mapping[str, TunnelMemory] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+
+    def error_of(self, tunnel: str) -> str | None:
+        """Why the last step for a tunnel failed; None when it did not."""
+        retry = self.retries.get(f"tunnel:{tunnel}")
+        return retry.error if retry else None
+
+    def may_try(self, key: str, now: float) -> bool:
+        """Whether a step that may have failed before is due again."""
+        retry = self.retries.get(key)
+        return retry is None or now >= retry.not_before
+
+
+def retry_key(step: Step) -> str:
+    """Whose fault it is when this step fails."""
+    if isinstance(step, SetGuard):
+        return "guard"
+    if isinstance(step, StartIke | Listen):
+        return "ike"
+    if isinstance(step, InstallCredential):
+        return f"credential:{step.credential.nickname}"
+    if isinstance(step, RemoveCredential):
+        return f"credential:{step.nickname}"
+    return f"tunnel:{step.tunnel}"
+
+
+def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
+    """The memory after steps were applied: failures back off, a success clears them.
+
+    Initiations and SA deletes have a pace of their own in TunnelMemory; their failure is kept
+    as the tunnel's error, but delays nothing else.
+    """
+    retries = dict(memory.retries)
+    for outcome in outcomes:
+        key = retry_key(outcome.step)
+        if outcome.error is None:
+            retries.pop(key, None)
+            continue
+        before = retries.get(key)
+        failures = before.failures + 1 if before else 1
+        delay = min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** (failures - 1))
+        if isinstance(outcome.step, InitiateConnection | DeleteSa):
+            delay = 0.0
+        retries[key] = Retry(failures, now + delay, outcome.error)
+    return replace(memory, retries=retries)
+
+
+def addresses_changed(memory: Memory) -> Memory:
+    """After an address or route event pluto is told at once, whatever the back-off was."""
+    return replace(memory, listen_at=0.0, listens=0)
+
+
+def spread(key: str, attempt: int) -> float:
+    """A fraction in [0, 1) that differs from tunnel to tunnel, end to end and try to try."""
+    digest = hashlib.sha256(f"{key}\0{attempt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32

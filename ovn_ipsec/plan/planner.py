@@ -1,0 +1,259 @@
+"""The whole node's plan: guard, credentials, pluto, then tunnel by tunnel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ovn_ipsec.model.conns import (
+    Desired,
+    GuardMode,
+    InstalledCredential,
+    InstalledTunnel,
+    Observed,
+    ObservedGuard,
+    ObservedIke,
+    Unobserved,
+    connection_name,
+)
+from ovn_ipsec.model.steps import (
+    AddConnection,
+    DropConnection,
+    InstallCredential,
+    Listen,
+    RecordConnection,
+    RemoveCredential,
+    ReplaceConnection,
+    SetGuard,
+    StartIke,
+    Step,
+)
+from ovn_ipsec.plan.health import IkeView
+from ovn_ipsec.plan.memory import Memory, TunnelMemory
+from ovn_ipsec.plan.tunnel import plan_tunnel
+
+OBSERVE_AGAIN_S = 1.0
+"""After an observation that failed, and while pluto is down."""
+SELF_LOAD_GRACE_S = 1.0
+"""A pluto that has just started reads our files itself; loading them beside it doubles work."""
+REPLACE_WAVE = 10
+"""Connections in use that one plan replaces; the next wave follows after REPLACE_PAUSE_S."""
+REPLACE_PAUSE_S = 1.0
+LISTEN_LAST_S = 10.0
+OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
+"""Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, what to remember, and when to plan again at the latest."""
+
+    steps: tuple[Step, ...]
+    memory: Memory
+    wake_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Steps by kind, so that they come out in the order that is safe."""
+
+    first: list[Step] = field(default_factory=list)
+    adds: list[Step] = field(default_factory=list)
+    replacements: list[Step] = field(default_factory=list)
+    drops: list[Step] = field(default_factory=list)
+    others: list[Step] = field(default_factory=list)
+    last: list[Step] = field(default_factory=list)
+    wakes: list[float] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        if isinstance(step, AddConnection | RecordConnection):
+            self.adds.append(step)
+        elif isinstance(step, ReplaceConnection):
+            self.replacements.append(step)
+        elif isinstance(step, DropConnection):
+            self.drops.append(step)
+        else:
+            self.others.append(step)
+
+    def steps(self) -> tuple[Step, ...]:
+        # Drops free selectors that an added tunnel may take over (a port renamed in OVSDB),
+        # and connections of equal selectors share one kernel policy: so drops go first then.
+        return tuple(
+            self.first + self.drops + self.adds + self.replacements + self.others + self.last
+        )
+
+
+def plan(
+    desired: Desired,
+    observed: Observed,
+    memory: Memory,
+    now: float,
+    *,
+    may_start_ike: bool = True,
+) -> Plan:
+    """Decide the steps from here to ``desired``."""
+    draft = _Draft()
+    _plan_guard(desired, observed.guard, memory, now, draft)
+    _plan_credentials(desired, observed.credentials, memory, now, draft)
+    ike, installed = observed.ike, observed.installed
+    if isinstance(ike, Unobserved) or isinstance(installed, Unobserved):
+        draft.wakes.append(now + OBSERVE_AGAIN_S)
+        return Plan(draft.steps(), memory, min(draft.wakes))
+    if not ike.running:
+        if may_start_ike and memory.may_try("ike", now):
+            draft.first.append(StartIke())
+        draft.wakes.append(now + OBSERVE_AGAIN_S)
+        return Plan(draft.steps(), memory, min(draft.wakes))
+    memory = _notice_generation(ike, memory, now)
+    view = IkeView(ike)
+    memory = _plan_listen(desired, installed, view, memory, now, draft)
+    memory = _plan_tunnels(desired, installed, view, memory, now, draft)
+    if desired.complete:
+        _plan_drops(desired, installed, view, memory, now, draft)
+    draft.wakes += [
+        retry.not_before for retry in memory.retries.values() if retry.not_before > now
+    ]
+    return Plan(draft.steps(), memory, min(draft.wakes, default=None))
+
+
+def _plan_guard(
+    desired: Desired,
+    observed: ObservedGuard | Unobserved,
+    memory: Memory,
+    now: float,
+    draft: _Draft,
+) -> None:
+    if desired.guard is None or isinstance(observed, Unobserved):
+        return
+    if desired.guard.mode is GuardMode.OFF:
+        right = not observed.present
+    else:
+        right = observed.intact and observed.digest == desired.guard.digest
+    if right:
+        return
+    if memory.may_try("guard", now):
+        draft.first.append(SetGuard(desired.guard))
+    draft.wakes.append(now + OBSERVE_AGAIN_S)
+
+
+def _plan_credentials(
+    desired: Desired,
+    observed: tuple[InstalledCredential, ...] | Unobserved,
+    memory: Memory,
+    now: float,
+    draft: _Draft,
+) -> None:
+    if isinstance(observed, Unobserved):
+        draft.wakes.append(now + OBSERVE_AGAIN_S)
+        return
+    wanted = Counter((c.nickname, c.fingerprint) for c in desired.credentials)
+    there = Counter((c.nickname, c.fingerprint) for c in observed)
+    keyless = {c.nickname for c in observed if not c.has_key}
+    nicknames = {credential.nickname for credential in desired.credentials}
+    wrong = {nickname for nickname, _ in (wanted - there) | (there - wanted)}
+    for credential in desired.credentials:
+        no_key = credential.key is not None and credential.nickname in keyless
+        due = memory.may_try(f"credential:{credential.nickname}", now)
+        if (credential.nickname in wrong or no_key) and due:
+            draft.first.append(InstallCredential(credential))
+    if not desired.complete:
+        return
+    for nickname in sorted({credential.nickname for credential in observed}):
+        ours = nickname.startswith(OUR_CREDENTIALS)
+        if ours and nickname not in nicknames and nickname not in desired.keep_credentials:
+            draft.last.append(RemoveCredential(nickname))
+
+
+def _notice_generation(ike: ObservedIke, memory: Memory, now: float) -> Memory:
+    """Another pluto than before: its tunnels start afresh, and it first reads our files."""
+    if ike.generation == memory.generation:
+        return memory
+    tunnels = {
+        name: TunnelMemory(was_up=tunnel.was_up or tunnel.down_since is None)
+        for name, tunnel in memory.tunnels.items()
+    }
+    return replace(
+        memory,
+        generation=ike.generation,
+        load_after=now + SELF_LOAD_GRACE_S,
+        listen_at=0.0,
+        listens=0,
+        tunnels=tunnels,
+    )
+
+
+def _plan_listen(
+    desired: Desired,
+    installed: Mapping[str, InstalledTunnel],
+    view: IkeView,
+    memory: Memory,
+    now: float,
+    draft: _Draft,
+) -> Memory:
+    """pluto binds addresses at its start only; one that came later must be announced."""
+    names = [
+        connection_name(name, role, installed[name].version)
+        for name, tunnel in desired.tunnels.items()
+        if tunnel.config is not None and name in installed
+        for role in tunnel.config.selectors()
+    ]
+    if not view.unoriented(names):
+        return replace(memory, listens=0)
+    if now < memory.listen_at:
+        draft.wakes.append(memory.listen_at)
+        return memory
+    draft.others.append(Listen())
+    next_at = now + min(LISTEN_LAST_S, 2.0**memory.listens)
+    draft.wakes.append(next_at)
+    return replace(memory, listen_at=next_at, listens=memory.listens + 1)
+
+
+def _plan_tunnels(
+    desired: Desired,
+    installed: Mapping[str, InstalledTunnel],
+    view: IkeView,
+    memory: Memory,
+    now: float,
+    draft: _Draft,
+) -> Memory:
+    remembered: dict[str, TunnelMemory] = {}
+    wave = REPLACE_WAVE if now >= memory.replace_after else 0
+    replaced = 0
+    for name, tunnel in desired.tunnels.items():
+        before = memory.tunnels.get(name, TunnelMemory())
+        remembered[name] = before
+        config, record = tunnel.config, installed.get(name)
+        if config is None or not memory.may_try(f"tunnel:{name}", now):
+            continue
+        planned = plan_tunnel(name, config, record, view, before, now)
+        self_loading = now < memory.load_after and record is not None
+        if self_loading and any(isinstance(step, AddConnection) for step in planned.steps):
+            draft.wakes.append(memory.load_after)
+            continue
+        if planned.disruptive:
+            if replaced >= wave:
+                draft.wakes.append(max(now + REPLACE_PAUSE_S, memory.replace_after))
+                continue
+            replaced += 1
+        remembered[name] = planned.memory
+        for step in planned.steps:
+            draft.add(step)
+        if planned.wake_at is not None:
+            draft.wakes.append(planned.wake_at)
+    if replaced:
+        memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
+    return replace(memory, tunnels=remembered)
+
+
+def _plan_drops(
+    desired: Desired,
+    installed: Mapping[str, InstalledTunnel],
+    view: IkeView,
+    memory: Memory,
+    now: float,
+    draft: _Draft,
+) -> None:
+    for name in sorted(set(installed) - set(desired.tunnels)):
+        if memory.may_try(f"tunnel:{name}", now):
+            draft.add(DropConnection(name, tuple(sorted(view.loaded(name, None)))))

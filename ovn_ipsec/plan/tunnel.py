@@ -1,0 +1,248 @@
+"""What to do about one tunnel: load, replace, adopt, initiate, repair, tidy.
+
+One end of each tunnel leads: it initiates at once. The other end waits, so that both do not
+negotiate at the same time and leave duplicates, and steps in when the lead stays silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ovn_ipsec.model.conns import (
+    InstalledTunnel,
+    TunnelConfig,
+    connection_name,
+    same_connection,
+)
+from ovn_ipsec.model.steps import (
+    AddConnection,
+    DeleteSa,
+    InitiateConnection,
+    RecordConnection,
+    ReplaceConnection,
+    Step,
+)
+from ovn_ipsec.plan.health import IkeView, TunnelHealth
+from ovn_ipsec.plan.memory import TunnelMemory, spread
+
+LEAD_DELAY_S = 2.0
+"""pluto was told to initiate at load; ask again when nothing is under way after this."""
+LEAD_RECOVERY_S = 0.7
+FALLBACK_DELAY_S = 5.0
+"""How long the other end waits for the lead at first contact (DECISIONS 7)."""
+FALLBACK_RECOVERY_S = 2.0
+"""The same after the tunnel has been up: the lead is known to run and may not have noticed."""
+JITTER_S = 1.5
+LEAD_RETRY_LAST_S = 30.0
+FALLBACK_RETRY_LAST_S = 300.0
+"""A silent lead initiates by itself when it is back, so the fallback may become rare."""
+
+BROKEN_CONFIRM_S = 1.0
+"""pluto and the kernel are read one after the other: a difference must last this long."""
+REPAIR_SETTLE_S = 4.0
+SURPLUS_LEAD_S = 10.0
+SURPLUS_OTHER_S = 40.0
+SILENCE_S = 20.0
+"""Traffic goes out and nothing comes in for so long: the peer may have lost a child SA."""
+SILENCE_BYTES_OUT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPlan:
+    """The steps for one tunnel and what to remember of it."""
+
+    steps: tuple[Step, ...]
+    memory: TunnelMemory
+    wake_at: float | None = None
+    disruptive: bool = False
+    """The steps replace connections that may carry traffic now: to be paced."""
+
+
+def plan_tunnel(
+    name: str,
+    config: TunnelConfig,
+    record: InstalledTunnel | None,
+    ike: IkeView,
+    memory: TunnelMemory,
+    now: float,
+) -> TunnelPlan:
+    """Steps that bring one wanted tunnel nearer to being up, and only those."""
+    changed = _plan_content(name, config, record, ike, memory, now)
+    if changed is not None:
+        return changed
+    assert record is not None  # noqa: S101  without a record _plan_content has planned one
+    names = tuple(connection_name(name, role, record.version) for role in config.selectors())
+    if ike.unoriented(names):
+        return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
+    health = ike.assess(name, record.version, config)
+    if health.broken and now >= memory.settle_until:
+        return _plan_repair(name, config, record.version, names, memory, now)
+    if health.missing:
+        return _plan_initiation(name, config, health, replace(memory, broken_since=None), now)
+    return _plan_upkeep(name, config, names, health, memory, now)
+
+
+def _plan_content(
+    name: str,
+    config: TunnelConfig,
+    record: InstalledTunnel | None,
+    ike: IkeView,
+    memory: TunnelMemory,
+    now: float,
+) -> TunnelPlan | None:
+    """Load, replace or adopt; None when what is loaded is what is wanted."""
+    loaded = ike.loaded(name, config)
+    if record is None:
+        version = ike.foreign_version(name) + 1
+        return TunnelPlan(
+            (AddConnection(name, version, config),), _loaded_now(name, config, memory, now)
+        )
+    expected = {connection_name(name, role, record.version) for role in config.selectors()}
+    wanted = record.digest == config.digest
+    if record.config is not None:
+        wanted = same_connection(record.config, config)
+        if wanted and loaded == expected:
+            return TunnelPlan((RecordConnection(name, record.version, config),), memory)
+    if not wanted:
+        # the old content may have had other roles (gre to geneve): all of its names go
+        old = ike.loaded(name, None)
+        step: Step = ReplaceConnection(name, tuple(sorted(old)), record.version + 1, config)
+        after = _loaded_now(name, config, replace(memory, was_up=True), now)
+        return TunnelPlan((step,), after, disruptive=bool(old))
+    if strays := loaded - expected:
+        # An old version shares its kernel policy with the new one: dropping it alone would
+        # cut the new one, so both are renewed in one step.
+        step = ReplaceConnection(name, tuple(sorted(strays)), record.version, config)
+        return TunnelPlan((step,), _loaded_now(name, config, memory, now))
+    if expected - loaded:
+        step = AddConnection(name, record.version, config)
+        return TunnelPlan((step,), _loaded_now(name, config, memory, now))
+    return None
+
+
+def _plan_repair(
+    name: str,
+    config: TunnelConfig,
+    version: int,
+    names: tuple[str, ...],
+    memory: TunnelMemory,
+    now: float,
+) -> TunnelPlan:
+    """The kernel lost states or policies that pluto believes in: negotiate anew."""
+    if memory.broken_since is None:
+        confirm = now + BROKEN_CONFIRM_S
+        return TunnelPlan((), replace(memory, broken_since=now), wake_at=confirm)
+    if now < memory.broken_since + BROKEN_CONFIRM_S:
+        return TunnelPlan((), memory, wake_at=memory.broken_since + BROKEN_CONFIRM_S)
+    steps: list[Step] = [ReplaceConnection(name, names, version, config)]
+    if not config.lead:
+        steps.append(InitiateConnection(name, names, "the kernel lost its SAs or policies"))
+    settled = now + REPAIR_SETTLE_S * 2 ** min(memory.repairs, 4)
+    after = replace(
+        memory,
+        broken_since=None,
+        repairs=memory.repairs + 1,
+        settle_until=settled,
+        down_since=now,
+        attempts=1,
+        next_attempt=now + LEAD_DELAY_S,
+    )
+    return TunnelPlan(tuple(steps), after, wake_at=settled)
+
+
+def _plan_initiation(
+    name: str, config: TunnelConfig, health: TunnelHealth, memory: TunnelMemory, now: float
+) -> TunnelPlan:
+    """A child SA is missing: initiate when nothing is under way and it is our turn."""
+    if memory.down_since is None:
+        delay = LEAD_RECOVERY_S if config.lead else _fallback_delay(name, config, memory)
+        memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
+    if health.negotiating:
+        return TunnelPlan((), memory)
+    if now < memory.next_attempt:
+        return TunnelPlan((), memory, wake_at=memory.next_attempt)
+    attempts = memory.attempts + 1
+    last = LEAD_RETRY_LAST_S if config.lead else FALLBACK_RETRY_LAST_S
+    first = LEAD_DELAY_S if config.lead else FALLBACK_DELAY_S
+    pause = min(last, first * 2 ** min(attempts - 1, 10))
+    pause *= 1 + 0.25 * spread(f"{name}\0{config.local}", attempts)
+    reason = "it is not up" if config.lead else "the designated initiator stays silent"
+    step = InitiateConnection(name, health.missing, reason)
+    after = replace(memory, attempts=attempts, next_attempt=now + pause)
+    return TunnelPlan((step,), after, wake_at=after.next_attempt)
+
+
+def _plan_upkeep(
+    name: str,
+    config: TunnelConfig,
+    names: tuple[str, ...],
+    health: TunnelHealth,
+    memory: TunnelMemory,
+    now: float,
+) -> TunnelPlan:
+    """The tunnel is up: delete duplicates, notice silence."""
+    up = replace(
+        memory,
+        was_up=True,
+        down_since=None,
+        attempts=0,
+        broken_since=None,
+        repairs=memory.repairs if now < memory.settle_until else 0,
+    )
+    up, steps, wake_at = _tidy(name, config, health, up, now)
+    if steps:
+        return TunnelPlan(steps, up)
+    up, steps = _listen_for_silence(name, config, names, health, up, now)
+    return TunnelPlan(steps, up, wake_at=wake_at)
+
+
+def _tidy(
+    name: str, config: TunnelConfig, health: TunnelHealth, memory: TunnelMemory, now: float
+) -> tuple[TunnelMemory, tuple[Step, ...], float | None]:
+    """Crossing initiations leave pairs; the lead deletes the older ones after a while."""
+    if not health.surplus:
+        return replace(memory, surplus_since=None), (), None
+    since = now if memory.surplus_since is None else memory.surplus_since
+    due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S)
+    if now < due:
+        return replace(memory, surplus_since=since), (), due
+    steps = tuple(DeleteSa(name, serial) for serial in health.surplus)
+    return replace(memory, surplus_since=None), steps, None
+
+
+def _listen_for_silence(
+    name: str,
+    config: TunnelConfig,
+    names: tuple[str, ...],
+    health: TunnelHealth,
+    memory: TunnelMemory,
+    now: float,
+) -> tuple[TunnelMemory, tuple[Step, ...]]:
+    """Out but never in: ask for fresh child SAs beside the old ones, which costs no packet.
+
+    It may be a stream that is never answered, so each renewal waits twice as long as the last.
+    """
+    seen = memory.inbound_seen
+    if seen is None or health.bytes_in != seen[0] or health.bytes_out < seen[1]:
+        renewals = memory.renewals if seen and health.bytes_in < seen[0] else 0
+        mark = (health.bytes_in, health.bytes_out, now)
+        return replace(memory, inbound_seen=mark, renewals=renewals), ()
+    silent_s = now - seen[2]
+    due_s = SILENCE_S * 2 ** min(memory.renewals, 8)
+    if silent_s < due_s or health.bytes_out < seen[1] + SILENCE_BYTES_OUT:
+        return memory, ()
+    mark = (health.bytes_in, health.bytes_out, now)
+    after = replace(memory, inbound_seen=mark, renewals=memory.renewals + 1)
+    reason = f"traffic goes out and none has come in for {silent_s:.0f} s"
+    return after, (InitiateConnection(name, names, reason, renew=True),)
+
+
+def _loaded_now(name: str, config: TunnelConfig, memory: TunnelMemory, now: float) -> TunnelMemory:
+    """The memory of a tunnel whose connections are being loaded by this plan."""
+    delay = LEAD_DELAY_S if config.lead else _fallback_delay(name, config, memory)
+    return TunnelMemory(was_up=memory.was_up, down_since=now, next_attempt=now + delay)
+
+
+def _fallback_delay(name: str, config: TunnelConfig, memory: TunnelMemory) -> float:
+    delay = FALLBACK_RECOVERY_S if memory.was_up else FALLBACK_DELAY_S
+    return delay + JITTER_S * spread(f"{name}\0{config.local}", 0)

@@ -1,0 +1,255 @@
+"""Puts wanted and observed state together into what the status tells. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
+from datetime import datetime
+from ipaddress import ip_address
+
+from ovn_ipsec.model.conns import (
+    ChildSa,
+    Desired,
+    KernelPolicy,
+    KernelState,
+    Observed,
+    ObservedGuard,
+    ObservedIke,
+    TunnelConfig,
+    Unobserved,
+    WantedTunnel,
+    connection_name,
+)
+from ovn_ipsec.model.snapshot import (
+    ActiveConnection,
+    GuardStatus,
+    IkeStatus,
+    Snapshot,
+    Stale,
+    Subject,
+    TunnelState,
+    TunnelStatus,
+)
+
+_CONNECTION = re.compile(r"(?P<gre>(?P<udp>.+?)(?:-(?:in|out))?)-[0-9]+", re.DOTALL)
+
+
+def take_snapshot(
+    desired: Desired,
+    observed: Observed,
+    *,
+    versions: Mapping[str, int],
+    errors: Mapping[str, str],
+    previous: Snapshot | None,
+    now_s: float,
+    wall: datetime,
+) -> Snapshot:
+    """The state of the node after a tick.
+
+    ``versions``: tunnel -> version of what is installed now (after the tick's steps).
+    ``errors``: tunnel -> text of its last failed step; a tunnel whose last steps went well is
+    absent. ``previous`` provides the last good values of what could not be observed this time;
+    ``Snapshot.stale`` then tells so, with the time at which they were read.
+    """
+    old = {} if previous is None else {status.name: status for status in previous.tunnels}
+    seen = observed.ike if isinstance(observed.ike, ObservedIke) else None
+    names = [*desired.tunnels, *sorted(versions.keys() - desired.tunnels.keys())]
+    children = _newest_by_tunnel(seen.children if seen else (), set(names))
+    kernel = _Kernel(seen) if seen else None
+    tunnels = []
+    for name in names:
+        wanted, before = desired.tunnels.get(name), old.get(name)
+        status = _judge(name, wanted, versions.get(name), before)
+        if kernel is not None:
+            status = _with_observed(status, wanted, children.get(name, {}), kernel)
+        elif before is not None:
+            status = replace(
+                status,
+                policies=before.policies,
+                states=before.states,
+                connections=before.connections,
+            )
+        missing = _missing(status, wanted)
+        tunnels.append(replace(status, error=errors.get(name), missing=missing))
+    return Snapshot(
+        taken_at_s=now_s,
+        taken_at=wall,
+        complete=desired.complete,
+        tunnels=tuple(tunnels),
+        ike=_ike(observed.ike, previous, now_s),
+        guard=_guard(observed.guard, previous, now_s),
+        problems=desired.problems,
+        stale=_stale(observed, previous),
+    )
+
+
+def _judge(
+    name: str, wanted: WantedTunnel | None, version: int | None, before: TunnelStatus | None
+) -> TunnelStatus:
+    if wanted is None:
+        view = None if before is None else before.view
+        return TunnelStatus(name, version or 0, TunnelState.REMOVED, view)
+    if wanted.config is None:
+        state = TunnelState.INVALID
+    else:
+        state = TunnelState.INIT if version is None else TunnelState.CONFIGURED
+    return TunnelStatus(
+        name,
+        version or 0,
+        state,
+        wanted.view,
+        reason=wanted.problem,
+        warnings=wanted.warnings,
+    )
+
+
+class _Kernel:
+    """The kernel's policies and SAs, found by address: 1000 tunnels must not cost 1000 scans."""
+
+    def __init__(self, seen: ObservedIke) -> None:
+        self._policies: dict[str, list[KernelPolicy]] = {}
+        self._states: dict[str, list[KernelState]] = {}
+        for policy in sorted(seen.policies, key=_policy_order):
+            for address in {_address(policy.src), _address(policy.dst)}:
+                self._policies.setdefault(address, []).append(policy)
+        for state in seen.states:
+            for address in {_address(state.src), _address(state.dst)}:
+                self._states.setdefault(address, []).append(state)
+
+    def policies(self, remote: str, config: TunnelConfig | None) -> tuple[KernelPolicy, ...]:
+        found = self._policies.get(_address(remote), ())
+        return tuple(policy for policy in found if _belongs(policy, config))
+
+    def states(self, remote: str, config: TunnelConfig | None) -> tuple[KernelState, ...]:
+        found = self._states.get(_address(remote), ())
+        return tuple(
+            state for state in found if state.selector is None or _belongs(state.selector, config)
+        )
+
+
+def _policy_order(policy: KernelPolicy) -> tuple[str, str, str, str, int, int]:
+    ports = (policy.sport or 0, policy.dport or 0)
+    return (policy.direction, policy.src, policy.dst, policy.protocol, *ports)
+
+
+def _address(text: str) -> str:
+    """Without prefix length, in the one canonical spelling; anything else as it is."""
+    bare = text.partition("/")[0]
+    try:
+        return str(ip_address(bare))
+    except ValueError:
+        return bare
+
+
+def _belongs(policy: KernelPolicy, config: TunnelConfig | None) -> bool:
+    """Whether a policy (or a SA's selector) between the right hosts is this tunnel's."""
+    if config is None:
+        return True
+    ends = {_address(policy.src), _address(policy.dst)}
+    if ends != {_address(config.local), _address(config.remote)}:
+        return False
+    if policy.protocol != config.protocol:
+        return False
+    return config.port is None or config.port in (policy.sport, policy.dport)
+
+
+def _with_observed(
+    status: TunnelStatus,
+    wanted: WantedTunnel | None,
+    children: Mapping[str, ChildSa],
+    kernel: _Kernel,
+) -> TunnelStatus:
+    config = None if wanted is None else wanted.config
+    remote = config.remote if config else status.view.remote_ip if status.view else ""
+    return replace(
+        status,
+        policies=kernel.policies(remote, config),
+        states=kernel.states(remote, config),
+        connections=tuple(
+            ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out)
+            for name, child in sorted(children.items())
+        ),
+    )
+
+
+def _newest_by_tunnel(
+    children: Iterable[ChildSa], tunnels: Set[str]
+) -> dict[str, dict[str, ChildSa]]:
+    """tunnel -> connection -> its newest child SA; connections of nobody's tunnel are left out."""
+    found: dict[str, dict[str, ChildSa]] = {}
+    for child in sorted(children, key=lambda child: child.serial):
+        match = _CONNECTION.fullmatch(child.connection)
+        if match is None:
+            continue
+        for tunnel in dict.fromkeys((match["udp"], match["gre"])):
+            if tunnel in tunnels:
+                found.setdefault(tunnel, {})[child.connection] = child
+                break
+    return found
+
+
+def _line(child: ChildSa) -> str:
+    traffic = f"Traffic: ESPin={child.bytes_in}B ESPout={child.bytes_out}B"
+    return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
+
+
+def _missing(status: TunnelStatus, wanted: WantedTunnel | None) -> tuple[str, ...]:
+    if wanted is None or wanted.config is None or status.state is not TunnelState.CONFIGURED:
+        return ()
+    up = {connection.name for connection in status.connections}
+    roles = wanted.config.selectors()
+    names = (connection_name(status.name, role, status.version) for role in roles)
+    return tuple(name for name in names if name not in up)
+
+
+def _ike(
+    observed: ObservedIke | Unobserved, previous: Snapshot | None, now_s: float
+) -> IkeStatus | None:
+    if isinstance(observed, Unobserved):
+        return None if previous is None else previous.ike
+    return IkeStatus(
+        running=observed.running,
+        version=observed.version,
+        read_at_s=now_s,
+        policies=tuple(sorted(observed.policies, key=_policy_order)),
+        states=observed.states,
+    )
+
+
+def _guard(
+    observed: ObservedGuard | Unobserved, previous: Snapshot | None, now_s: float
+) -> GuardStatus | None:
+    if isinstance(observed, Unobserved):
+        return None if previous is None else previous.guard
+    return GuardStatus(
+        present=observed.present,
+        intact=observed.intact,
+        mode=observed.mode,
+        counters=observed.counters,
+        read_at_s=now_s,
+    )
+
+
+def _stale(observed: Observed, previous: Snapshot | None) -> tuple[Stale, ...]:
+    subjects = (
+        (Subject.IKE, observed.ike),
+        (Subject.INSTALLED, observed.installed),
+        (Subject.CREDENTIALS, observed.credentials),
+        (Subject.GUARD, observed.guard),
+    )
+    return tuple(
+        Stale(subject, seen.reason, _last_read_s(subject, previous))
+        for subject, seen in subjects
+        if isinstance(seen, Unobserved)
+    )
+
+
+def _last_read_s(subject: Subject, previous: Snapshot | None) -> float | None:
+    """When a subject was last read: with the previous snapshot, unless stale already then."""
+    if previous is None:
+        return None
+    for stale in previous.stale:
+        if stale.subject is subject:
+            return stale.read_at_s
+    return previous.taken_at_s

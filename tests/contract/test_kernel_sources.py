@@ -1,0 +1,121 @@
+"""Routing look-ups and netlink wake-ups, in a network namespace of the test's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from ovn_ipsec.sources.addresses import LocalAddresses
+from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
+
+pytestmark = pytest.mark.contract
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h; os.unshare is in Python 3.12 and later
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=20)
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    outside = os.open("/proc/self/ns/net", os.O_RDONLY)
+    assert libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        _ip("link", "set", "lo", "up")
+        _ip("addr", "add", "192.0.2.1/32", "dev", "lo")
+        _ip("addr", "add", "2001:db8::1/128", "dev", "lo")
+        _ip("addr", "add", "fe80::1/64", "dev", "lo")
+        yield
+    finally:
+        assert libc.setns(outside, _CLONE_NEWNET) == 0
+        os.close(outside)
+
+
+def test_lookup_gives_the_source_that_the_route_names() -> None:
+    _ip("route", "add", "198.51.100.0/24", "dev", "lo", "src", "192.0.2.1")
+    _ip("route", "add", "2001:db8:1::/64", "dev", "lo", "src", "2001:db8::1")
+    remotes = ["198.51.100.7", "2001:db8:1::7", "203.0.113.1", "2001:db8:2::1"]
+    assert LocalAddresses().lookup(remotes) == {
+        "198.51.100.7": "192.0.2.1",
+        "2001:db8:1::7": "2001:db8::1",
+        "203.0.113.1": None,
+        "2001:db8:2::1": None,
+    }
+
+
+def test_own_address_is_its_own_source() -> None:
+    own = ["192.0.2.1", "2001:db8::1"]
+    assert LocalAddresses().lookup(own) == {address: address for address in own}
+
+
+def test_link_local_address_needs_its_scope() -> None:
+    found = LocalAddresses().lookup(["fe80::1%lo", "fe80::1", "fe80::1%nosuch"])
+    assert found == {"fe80::1%lo": "fe80::1", "fe80::1": None, "fe80::1%nosuch": None}
+
+
+def test_what_is_no_numeric_address_has_no_route() -> None:
+    names = ["localhost", "", "flow", "300.1.1.1", "\0", "a" * 300, "\ud800"]
+    assert LocalAddresses().lookup(names) == dict.fromkeys(names)
+
+
+def _readable(events: KernelEvents) -> bool:
+    return bool(select.select(events.filenos(), [], [], 2)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ("addr add 192.0.2.9/32 dev lo", KernelEvent.ADDRESS),
+        ("addr del 2001:db8::1/128 dev lo", KernelEvent.ADDRESS),
+        ("route add 198.51.100.0/24 dev lo", KernelEvent.ROUTE),
+        ("-6 route add 2001:db8:9::/64 dev lo", KernelEvent.ROUTE),
+        ("xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out action block", KernelEvent.POLICY),
+        ("xfrm policy flush", KernelEvent.POLICY),
+        ("xfrm state flush", KernelEvent.SA),
+    ],
+)
+def test_change_in_the_kernel_wakes_with_its_kind(arguments: str, kind: KernelEvent) -> None:
+    ends = ("src", "192.0.2.3", "dst", "192.0.2.4")
+    _ip("xfrm", "policy", "add", *ends, "dir", "out", "action", "block")
+    _ip("xfrm", "state", "allocspi", *ends, "proto", "esp", "mode", "transport")
+    events = KernelEvents()
+    try:
+        assert events.drain() == set()
+        _ip(*arguments.split())
+        assert _readable(events)
+        assert kind in events.drain()
+        assert events.drain() == set()
+    finally:
+        events.close()
+
+
+def test_lost_messages_count_as_everything_changed() -> None:
+    events = KernelEvents()
+    try:
+        route = socket.socket(fileno=os.dup(events.filenos()[0]))
+        route.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        route.close()
+        for number in range(60):
+            _ip("addr", "add", f"192.0.2.{number + 100}/32", "dev", "lo")
+        assert events.drain() == {KernelEvent.ADDRESS, KernelEvent.ROUTE}
+        assert events.drain() == set()
+    finally:
+        events.close()
+
+
+def test_message_of_another_process_is_not_believed() -> None:
+    events = KernelEvents()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as stranger:
+        number = socket.socket(fileno=os.dup(events.filenos()[0])).getsockname()[0]
+        message = (16).to_bytes(4, "little") + (20).to_bytes(2, "little") + bytes(10)
+        stranger.sendto(message, (number, 0))
+        assert events.drain() == set()
+    events.close()

@@ -1,0 +1,296 @@
+"""The guard's driver against the real nft and nf_tables, in a network namespace of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.drivers.nftables_events import GuardEvents
+from ovn_ipsec.drivers.nftables_held import HeldTable
+from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
+from ovn_ipsec.errors import ObservationError
+from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, GuardTuple, Protocol
+from ovn_ipsec.model.steps import SetGuard
+from tests.unit.test_guard import guards
+
+pytestmark = pytest.mark.contract
+
+UDP = Protocol.UDP
+GENEVE = GuardPort(UDP, 6081)
+CLOSED = Guard(GuardMode.ENFORCE, frozenset({GENEVE}))
+MIXED = Guard(
+    GuardMode.ENFORCE,
+    frozenset({GENEVE, GuardPort(Protocol.GRE, None)}),
+    closed_peers=frozenset({GuardTuple("127.0.0.2", UDP, 4789), GuardTuple("fd00::2", UDP, 4789)}),
+    exempt=frozenset({GuardTuple("127.0.0.3", UDP, 6081), GuardTuple("::1", UDP, 6081, "::1")}),
+    skb_mark=(1, 1),
+)
+_NEWNET = 0x40000000
+
+
+@pytest.fixture(autouse=True)
+def private_network() -> Iterator[None]:
+    """A network namespace for this thread and the programs it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    assert libc.unshare(_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield
+    finally:
+        assert libc.setns(own, _NEWNET) == 0
+        os.close(own)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "guard.json"
+
+
+def nft(*words: str) -> str:
+    return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
+
+
+def put(driver: Nftables, guard: Guard) -> None:
+    (outcome,) = driver.apply([SetGuard(guard)])
+    assert outcome.error is None
+
+
+def sends(address: str, port: int, mark: int = 0) -> bool:
+    """Whether a UDP datagram gets past the guard on its way out."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        try:
+            sender.sendto(b"x", (address, port))
+        except PermissionError:
+            return False
+        return True
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(guard=guards())
+def test_any_guard_is_found_as_it_was_put(guard: Guard, kept: Path) -> None:
+    put(Nftables(kept), guard)
+    seen = Nftables(kept).observe()  # as an agent that was restarted
+    assert (seen.present, seen.intact) == (True, True)
+    assert (seen.mode, seen.digest) == (guard.mode, guard.digest)
+
+
+def test_without_a_table_none_is_present(kept: Path) -> None:
+    seen = Nftables(kept).observe()
+    assert (seen.present, seen.intact, seen.digest) == (False, False, None)
+
+
+def test_nft_that_cannot_run_is_an_error_and_no_absence(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Nftables(kept)
+    put(driver, CLOSED)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ObservationError):
+        driver.observe()
+    (outcome,) = driver.apply([SetGuard(MIXED)])
+    assert outcome.error is not None and "nft" in outcome.error
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        f"insert rule inet {TABLE} judge_out accept",
+        f"flush chain inet {TABLE} judge_in",
+        f"flush set inet {TABLE} closed_ports",
+        f"delete element inet {TABLE} closed_ports {{ udp . 6081 }}",
+        f"add element inet {TABLE} exempt_l4_4 {{ 127.0.0.9 . udp . 6081 }}",
+        f"add chain inet {TABLE} more",
+        f"delete chain inet {TABLE} sent",
+        f"add table inet {TABLE} {{ flags dormant ; }}",
+        f"flush table inet {TABLE}",
+        "flush ruleset",
+    ],
+)
+def test_what_others_change_is_heard_noticed_and_mended(tampering: str, kept: Path) -> None:
+    events = GuardEvents()
+    driver = Nftables(kept, events)
+    put(driver, MIXED)
+    assert driver.observe().intact
+    nft(*tampering.split())
+    assert select.select([events], [], [], 5)[0]
+    assert not driver.observe().intact
+    put(driver, MIXED)
+    assert driver.observe().intact
+    assert not sends("127.0.0.1", 6081)
+
+
+def test_packets_go_by_the_guard_they_meet(kept: Path) -> None:
+    driver = Nftables(kept)
+    put(driver, MIXED)
+    assert not sends("127.0.0.1", 6081)
+    assert not sends("::1", 6082 - 1, mark=1)  # the mark closes what is exempt
+    assert not sends("127.0.0.2", 4789)
+    assert sends("127.0.0.1", 4789)
+    assert not sends("127.0.0.1", 4789, mark=3)
+    assert sends("127.0.0.1", 9999, mark=1)
+    assert sends("::1", 6081)
+    put(driver, Guard(GuardMode.AUDIT, MIXED.closed_ports))
+    assert sends("127.0.0.1", 6081)
+    put(driver, Guard(GuardMode.ENFORCE_ALWAYS, MIXED.closed_ports, exempt=MIXED.exempt))
+    assert not sends("::1", 6081)
+    put(driver, Guard(GuardMode.OFF, MIXED.closed_ports))
+    assert sends("127.0.0.1", 6081)
+    assert not driver.observe().present
+
+
+def test_counters_go_on_through_replacement_flush_and_restart(kept: Path) -> None:
+    driver = Nftables(kept)
+    put(driver, CLOSED)
+    for _ in range(3):
+        sends("127.0.0.1", 6081)
+    put(driver, MIXED)
+    assert driver.counters().out_packets == 3
+    nft("flush", "ruleset")
+    assert driver.counters().out_packets == 3
+    put(driver, CLOSED)
+    sends("127.0.0.1", 6081)
+    assert driver.counters().out_packets == 4
+    again = Nftables(kept)
+    put(again, MIXED)
+    assert again.counters().out_packets == 4
+
+
+def test_replacement_leaves_no_moment_in_which_a_packet_passes(kept: Path) -> None:
+    driver = Nftables(kept)
+    put(driver, CLOSED)
+    stream = subprocess.Popen(
+        ["python3", "-c", _STREAM], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    assert stream.stdout is not None and stream.stdin is not None
+    assert stream.stdout.readline() == "sending\n"
+    for number in range(10):
+        put(driver, MIXED if number % 2 else CLOSED)
+    said, _ = stream.communicate("stop\n", timeout=30)
+    refused, passed = map(int, said.split())
+    assert passed == 0
+    assert refused > 100
+
+
+_STREAM = """
+import select, socket, sys
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+refused = passed = 0
+print("sending", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        sender.sendto(b"x", ("127.0.0.1", 6081))
+        passed += 1
+    except PermissionError:
+        refused += 1
+print(refused, passed)
+"""
+
+
+def test_own_changes_do_not_keep_the_agent_awake(kept: Path) -> None:
+    events = GuardEvents()
+    driver = Nftables(kept, events, HeldTable())
+    put(driver, MIXED)
+    driver.observe()
+    driver.observe()
+    assert not select.select([events], [], [], 0.2)[0]
+    nft("add", "table", "inet", "other")
+    assert select.select([events], [], [], 5)[0]
+    assert not events.drain()
+
+
+def test_last_guard_is_kept_in_a_form_that_nft_loads_by_itself(kept: Path) -> None:
+    driver = Nftables(kept)
+    assert driver.load_last_known() is None
+    put(driver, MIXED)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    nft("flush", "ruleset")
+    assert Nftables(kept).load_last_known() == MIXED
+    nft("-j", "-f", str(kept))
+    assert Nftables(kept).observe().digest == MIXED.digest
+    driver.remove()
+    assert driver.load_last_known() is None
+    assert sends("127.0.0.1", 6081)
+
+
+def test_damaged_file_is_no_last_known_guard(kept: Path) -> None:
+    kept.write_text('{"nftables": [')
+    assert Nftables(kept).load_last_known() is None
+
+
+def test_disk_that_takes_no_file_does_not_open_the_guard(kept: Path) -> None:
+    driver = Nftables(kept.parent / "missing" / "guard.json")
+    put(driver, CLOSED)
+    assert driver.observe().intact
+    (kept.parent / "missing").mkdir()
+    driver.observe()
+    assert driver.load_last_known() == CLOSED
+
+
+def test_flush_by_another_process_does_not_open_while_the_agent_lives(kept: Path) -> None:
+    holder = subprocess.Popen(
+        ["python3", "-c", _HOLD, str(kept)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    nft("flush", "ruleset")
+    assert not sends("127.0.0.1", 6081)
+    assert f"table inet {TABLE}\n" not in nft("list", "tables")
+    holder.kill()
+    holder.communicate()
+    deadline = time.monotonic() + 5
+    while HELD_TABLE in nft("list", "tables"):
+        assert time.monotonic() < deadline
+    assert sends("127.0.0.1", 6081)
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.drivers.nftables_held import HeldTable
+from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, Protocol
+from ovn_ipsec.model.steps import SetGuard
+ports = [GuardPort(Protocol.UDP, 6081), GuardPort(Protocol.GRE, None)]
+guards = [Guard(GuardMode.ENFORCE, frozenset(some)) for some in (ports, ports[:1])]
+driver = Nftables(Path(sys.argv[1]), held=HeldTable())
+outcomes = driver.apply(map(SetGuard, guards))
+assert all(outcome.error is None for outcome in outcomes), outcomes
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_restarted_agent_holds_what_it_finds(kept: Path) -> None:
+    put(Nftables(kept), CLOSED)
+    driver = Nftables(kept, held=HeldTable())
+    assert driver.observe().intact
+    assert HELD_TABLE in nft("list", "tables")
+    nft("flush", "ruleset")
+    sends("127.0.0.1", 6081)
+    assert driver.counters().out_packets == 1
+
+
+def test_thousands_of_tunnels_are_one_quick_transaction(kept: Path) -> None:
+    driver = Nftables(kept, GuardEvents(), HeldTable())
+    peers = frozenset(
+        GuardTuple(f"10.{number >> 8}.{number & 255}.1", UDP, 4789) for number in range(5000)
+    )
+    big = Guard(GuardMode.ENFORCE, frozenset({GENEVE}), closed_peers=peers)
+    started = time.monotonic()
+    put(driver, big)
+    assert driver.observe().digest == big.digest
+    assert time.monotonic() - started < 30

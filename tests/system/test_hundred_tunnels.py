@@ -1,0 +1,120 @@
+"""A hundred tunnels in one OVSDB transaction, half of their peers dead."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.pairs import PSK, settle
+from tools.lab.container import wait_until
+from tools.lab.lab import Lab
+from tools.lab.node import Node
+
+pytestmark = pytest.mark.system
+
+ALIVE = [f"10.9.1.{number}" for number in range(1, 51)]
+DEAD = [f"10.9.2.{number}" for number in range(1, 51)]
+IDLE_S = 30.0
+
+
+def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
+    lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    hub, peer = lab.overlay("hub", "peer")
+    batch = "".join(f"addr add {address}/16 dev eth0\n" for address in ALIVE)
+    peer.run(["ip", "-batch", "-"], stdin=batch)
+    for node in (hub, peer):
+        node.start_pluto()
+        node.start_agent()
+    _configure(peer, [(hub.ipv4, address) for address in ALIVE])
+    wait_until(lambda: _loaded(peer) == 100, 60, "the peer has loaded its connections")
+    start = time.monotonic()
+    _configure(hub, [(address, None) for address in ALIVE + DEAD])
+    wait_until(lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections")
+    loaded_s = time.monotonic() - start
+    wait_until(lambda: hub.sa_count() >= 200, 120, "the living peers are encrypted")
+    up_s = time.monotonic() - start
+    floor_s = _floor(hub)
+    record_property("loaded_s", round(loaded_s, 2))
+    record_property("floor_s", round(floor_s, 2))
+    record_property("half_up_s", round(up_s, 2))
+    assert loaded_s <= 2 * floor_s + 1
+    settle(20)
+    pid = _agent_pid(hub)
+    cpu_before, began = _cpu_s(pid), time.monotonic()
+    settle(IDLE_S)
+    share = (_cpu_s(pid) - cpu_before) / (time.monotonic() - began)
+    rss_mb = _rss_mb(pid)
+    record_property("idle_core_share", round(share, 4))
+    record_property("rss_mb", round(rss_mb))
+    assert rss_mb < 60
+    assert share < 0.02
+
+
+def _configure(node: Node, ends: list[tuple[str, str | None]]) -> None:
+    """All tunnels in one transaction: (remote address, local address or None)."""
+    words: list[str] = []
+    for number, (remote, local) in enumerate(ends):
+        name = f"t{number}"
+        words += ["--", "add-port", "br0", name, "--", "set", "port", name, "protected=true"]
+        words += ["--", "set", "interface", name, "type=geneve", f"options:remote_ip={remote}"]
+        words += [f'options:psk="{PSK}"', f"options:key={number}"]
+        if local is not None:
+            words += [f"options:local_ip={local}"]
+    node.vsctl("--no-wait", *words[1:])
+
+
+def _loaded(node: Node) -> int:
+    status = node.whack("--status", check=False)
+    return len({line.split('"')[1] for line in status.splitlines() if '000 "t' in line})
+
+
+def _floor(node: Node) -> float:
+    """One addconn of the same connections on the same pluto, which does not know them."""
+    names = sorted(
+        {line.split('"')[1] for line in node.whack("--status").splitlines() if '000 "t' in line}
+    )
+    text = "".join(
+        path.read_text() for path in sorted(node.path("/etc/ipsec.d/ovn-ipsec").glob("*.conf"))
+    )
+    node.write_file("/etc/floor.conf", text.replace("conn t", "conn floor-t"), 0o600)
+    argv = ["/usr/libexec/ipsec/addconn", "--config", "/etc/floor.conf"]
+    argv += ["--ctlsocket", "/run/pluto/pluto.ctl", *(f"floor-{name}" for name in names)]
+    start = time.monotonic()
+    node.run(argv, timeout_s=120)
+    floor_s = time.monotonic() - start
+    for name in names:
+        node.whack("--name", f"floor-{name}", "--delete", check=False)
+    return floor_s
+
+
+def _agent_pid(node: Node) -> int:
+    """As seen from outside of the node, where /proc has it."""
+    inside = str(node.agent_pid())
+    for status in Path("/proc").glob("[0-9]*/status"):
+        text = status.read_text()
+        namespaced = next(line for line in text.splitlines() if line.startswith("NSpid:")).split()
+        if namespaced[-1] == inside and len(namespaced) == 3:
+            command = status.with_name("cmdline").read_bytes()
+            same_node = (status.with_name("ns") / "net").readlink() == node.netns.readlink()
+            if same_node and b"agent" in command:
+                return int(namespaced[1])
+    raise AssertionError("the agent is not in /proc")
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system seconds, children included: what it starts is its cost."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = sum(int(fields[index]) for index in (11, 12, 13, 14))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _rss_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS")

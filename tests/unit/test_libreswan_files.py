@@ -1,0 +1,102 @@
+"""Our files between libreswan's: taken over, left alone, healed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
+from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig
+from tests.unit.test_libreswan_text import GENERATED_CONF, GENERATED_SECRETS
+
+CONFIG = TunnelConfig(Protocol.UDP, 6081, "10.0.0.1", "10.0.0.2", PskAuth(Secret("x")), ())
+
+
+def files(tunnel: str) -> TunnelFiles:
+    return TunnelFiles(
+        tunnel, text.render_tunnel(tunnel, 3, CONFIG), text.render_secrets(tunnel, CONFIG)
+    )
+
+
+def stock(root: Path) -> LibreswanPaths:
+    """Debian's own files."""
+    directory = root / "etc/ipsec.d"
+    directory.mkdir(parents=True)
+    (root / "etc/ipsec.conf").write_text(f"config setup\n\ninclude {directory}/*.conf\n")
+    (root / "etc/ipsec.secrets").write_text(f"include {directory}/*.secrets\n")
+    return LibreswanPaths.from_flags(str(root))
+
+
+def test_files_are_private_and_the_distributions_own_stay(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    before = paths.root_conf.read_text(), paths.root_secrets.read_text()
+    store = TunnelStore(paths)
+    assert store.write([files("t"), files("../../x")]) == ({}, True)
+    written = list(paths.tunnels_dir.iterdir())
+    assert len(written) == 4
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
+    assert paths.tunnels_dir.stat().st_mode & 0o777 == 0o700
+    assert (paths.root_conf.read_text(), paths.root_secrets.read_text()) == before
+    assert store.warnings == ()
+    assert store.write([files("t")]) == ({}, False)
+
+
+def test_a_foreign_root_that_does_not_include_us_is_a_warning_and_stays(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    paths.root_conf.write_text("config setup\nconn vpn\n\tleft=1.2.3.4\n")
+    store = TunnelStore(paths)
+    store.write([files("t")])
+    (warning,) = store.warnings
+    assert str(paths.root_conf) in warning and "include" in warning
+    assert "conn vpn" in paths.root_conf.read_text()
+
+
+def test_the_originals_root_is_taken_over_only_when_its_last_tunnel_is_ours(
+    tmp_path: Path,
+) -> None:
+    paths = stock(tmp_path)
+    paths.root_conf.write_text(GENERATED_CONF)
+    paths.root_secrets.write_text(GENERATED_SECRETS)
+    store = TunnelStore(paths)
+    assert set(store.installed()) == {"tun-b", "g-1"}
+    store.write([files("tun-b")])
+    store.settle()
+    assert paths.root_conf.read_text() == GENERATED_CONF
+    store.remove("g-1")
+    store.settle()
+    assert "conn" not in paths.root_conf.read_text().replace("config", "")
+    assert text.included_patterns(paths.root_conf.read_text()) == (
+        str(paths.index_conf.parent / "*.conf"),
+    )
+    assert text.included_patterns(paths.root_secrets.read_text()) == (
+        str(paths.index_secrets.parent / "*.secrets"),
+    )
+    assert store.warnings == ()
+    assert set(TunnelStore(paths).installed()) == {"tun-b"}
+
+
+def test_a_conf_file_named_by_flag_is_the_index_unless_it_is_foreign(tmp_path: Path) -> None:
+    own = LibreswanPaths.from_flags(str(tmp_path / "own"), ipsec_conf="/etc/own.conf")
+    (tmp_path / "own/etc").mkdir(parents=True)
+    TunnelStore(own).write([files("t")])
+    assert "ovn-ipsec/*.conf" in own.index_conf.read_text()
+
+    foreign = LibreswanPaths.from_flags(str(tmp_path / "f"), ipsec_conf="/etc/ipsec.conf")
+    stock(tmp_path / "f")
+    before = foreign.root_conf.read_text()
+    store = TunnelStore(foreign)
+    store.write([files("t")])
+    assert foreign.root_conf.read_text() == before
+    assert (foreign.tunnels_dir.parent / "ovn-ipsec.conf").exists()
+    assert store.warnings == ()
+
+
+def test_damaged_and_half_written_files_are_absent_and_reported(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    TunnelStore(paths).write([files("a"), files("b")])
+    (paths.tunnels_dir / "a.conf").write_text("")
+    (paths.tunnels_dir / ".zz.new").write_text("half")
+    again = TunnelStore(paths)
+    assert set(again.installed()) == {"b"}
+    assert any("a.conf" in warning for warning in again.warnings)
+    assert not (paths.tunnels_dir / ".zz.new").exists()

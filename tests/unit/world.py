@@ -1,0 +1,281 @@
+"""A strict little world for the planner: it accepts only steps that are possible in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ovn_ipsec.model.conns import (
+    ChildSa,
+    Credential,
+    Desired,
+    Guard,
+    IkeSa,
+    InstalledCredential,
+    InstalledTunnel,
+    KernelPolicy,
+    KernelState,
+    Observed,
+    ObservedGuard,
+    ObservedIke,
+    Protocol,
+    PskAuth,
+    Secret,
+    TunnelConfig,
+    TunnelView,
+    WantedTunnel,
+    connection_name,
+)
+from ovn_ipsec.model.steps import (
+    AddConnection,
+    DeleteSa,
+    DropConnection,
+    InitiateConnection,
+    InstallCredential,
+    Listen,
+    Outcome,
+    RecordConnection,
+    RemoveCredential,
+    ReplaceConnection,
+    SetGuard,
+    StartIke,
+    Step,
+)
+from ovn_ipsec.plan import Memory, plan, remember
+from ovn_ipsec.plan.health import expected_policies
+
+
+def config(peer: int = 2, *, lead: bool = True, psk: str = "swordfish") -> TunnelConfig:
+    return TunnelConfig(
+        protocol=Protocol.UDP,
+        port=6081,
+        local="10.0.0.1",
+        remote=f"10.0.0.{peer}",
+        auth=PskAuth(Secret(psk)),
+        keywords=(("ike", "aes_gcm256-sha2_256"),),
+        lead=lead,
+    )
+
+
+def wanted(name: str, conf: TunnelConfig | None, problem: str | None = None) -> WantedTunnel:
+    view = TunnelView(
+        type="geneve",
+        local_ip="%defaultroute",
+        remote_ip="10.0.0.2",
+        address_family="IPv4",
+        skb_mark=None,
+        local_cert=None,
+        local_name=None,
+        local_key=None,
+        remote_cert=None,
+        remote_name=None,
+        ca_cert=None,
+        psk_set=True,
+        options={},
+        ofport=1,
+        cfm_fault=None,
+    )
+    return WantedTunnel(name, view, conf, problem)
+
+
+def desired(**tunnels: TunnelConfig | None) -> Desired:
+    return Desired(
+        tunnels={
+            name: wanted(name, conf, None if conf else "no certificate")
+            for name, conf in tunnels.items()
+        },
+        complete=True,
+    )
+
+
+class World:
+    """pluto, kernel, NSS and nftables as the planner may act on them; peers answer or not."""
+
+    def __init__(self, *, peers_answer: bool = True) -> None:
+        self.peers_answer = peers_answer
+        self.running = True
+        self.generation = 1
+        self.now = 1000.0
+        self.serial = 0
+        self.configs: dict[str, tuple[TunnelConfig, str]] = {}
+        self.foreign: set[str] = {"office-vpn"}
+        self.children: dict[int, tuple[str, TunnelConfig, str]] = {}
+        self.bytes: dict[int, tuple[int, int]] = {}
+        self.negotiating: set[str] = set()
+        self.kernel: set[int] = set()
+        self.policies: set[KernelPolicy] = set()
+        self.installed: dict[str, InstalledTunnel] = {}
+        self.credentials: dict[str, Credential] = {}
+        self.guard: Guard | None = None
+        self.failing: set[str] = set()
+        self.memory = Memory()
+        self.wake_at: float | None = None
+
+    def observe(self) -> Observed:
+        children = tuple(
+            ChildSa(name, serial, 1, serial, serial + 1_000_000, *self.bytes.get(serial, (0, 0)))
+            for serial, (name, _conf, _role) in self.children.items()
+        )
+        states = tuple(
+            KernelState("any", end, spi)
+            for serial in self.kernel
+            for conf in [self.children[serial][1]]
+            for end, spi in ((conf.local, serial), (conf.remote, serial + 1_000_000))
+        )
+        ike = ObservedIke(
+            running=self.running,
+            generation=str(self.generation),
+            loaded=frozenset(self.configs) | self.foreign,
+            children=children if self.running else (),
+            ike_sas=tuple(IkeSa(name, 0, False, True) for name in self.negotiating),
+            policies=frozenset(self.policies),
+            states=states,
+        )
+        guard = self.guard
+        return Observed(
+            ike=ike,
+            installed=dict(self.installed),
+            credentials=tuple(
+                InstalledCredential(c.nickname, c.fingerprint, c.key is not None, "u,u,u")
+                for c in self.credentials.values()
+            ),
+            guard=ObservedGuard(
+                present=guard is not None,
+                intact=guard is not None,
+                digest=guard.digest if guard else None,
+            ),
+        )
+
+    def tick(self, want: Desired, advance_s: float = 0.0) -> tuple[Step, ...]:
+        """Plan, apply, remember; returns the steps."""
+        self.now += advance_s
+        made = plan(want, self.observe(), self.memory, self.now)
+        self.wake_at = made.wake_at
+        outcomes = [self.apply(step) for step in made.steps]
+        self.memory = remember(made.memory, outcomes, self.now)
+        return made.steps
+
+    def settle(self, want: Desired, seconds: float) -> list[Step]:
+        """Tick as the agent does, when the plan wants it or after 10 s; returns every step."""
+        end = self.now + seconds
+        steps = list(self.tick(want))
+        while self.now < end:
+            wake_at = min(self.wake_at or end, self.now + 10.0, end)
+            steps += self.tick(want, max(wake_at - self.now, 0.1))
+        return steps
+
+    def apply(self, step: Step) -> Outcome:
+        tunnel = getattr(step, "tunnel", "")
+        if tunnel in self.failing:
+            return Outcome(step, "it does not work")
+        if isinstance(step, SetGuard):
+            self.guard = step.guard
+        elif isinstance(step, InstallCredential):
+            self.credentials[step.credential.nickname] = step.credential
+        elif isinstance(step, RemoveCredential):
+            del self.credentials[step.nickname]
+        elif isinstance(step, StartIke):
+            assert not self.running
+            self.restart_pluto()
+        elif isinstance(step, Listen):
+            pass
+        elif isinstance(step, DeleteSa):
+            self._delete_child(step.serial)
+        elif isinstance(step, InitiateConnection):
+            for name in step.names:
+                assert name in self.configs, f"initiates {name}, which is not loaded"
+                if not step.renew:
+                    assert not self.is_up(name), f"initiates {name}, which is up: a duplicate"
+                self.initiate(name)
+        else:
+            self._apply_content(step)
+        return Outcome(step)
+
+    def _apply_content(
+        self, step: AddConnection | ReplaceConnection | RecordConnection | DropConnection
+    ) -> None:
+        if isinstance(step, RecordConnection):
+            for role in step.config.selectors():
+                assert connection_name(step.tunnel, role, step.version) in self.configs
+        elif not isinstance(step, AddConnection):
+            for name in step.names if isinstance(step, DropConnection) else step.old_names:
+                assert name not in self.foreign, f"touches the foreign connection {name}"
+                self.delete(name)
+        if isinstance(step, DropConnection):
+            self.installed.pop(step.tunnel, None)
+            return
+        self.installed[step.tunnel] = InstalledTunnel(
+            step.tunnel, step.version, step.config.digest
+        )
+        if not isinstance(step, RecordConnection):
+            self.load(step.tunnel, step.version, step.config)
+
+    def load(self, tunnel: str, version: int, conf: TunnelConfig) -> None:
+        for role in conf.selectors():
+            name = connection_name(tunnel, role, version)
+            self.delete(name)
+            self.configs[name] = (conf, role)
+            if conf.lead:
+                self.initiate(name)
+
+    def delete(self, name: str) -> None:
+        self.configs.pop(name, None)
+        for serial in [s for s, child in self.children.items() if child[0] == name]:
+            self._delete_child(serial)
+        self.negotiating.discard(name)
+
+    def _delete_child(self, serial: int) -> None:
+        name, conf, role = self.children.pop(serial)
+        self.kernel.discard(serial)
+        if not self.is_up(name):
+            self.policies -= set(expected_policies(conf, conf.selectors()[role]))
+
+    def is_up(self, name: str) -> bool:
+        return any(
+            child[0] == name and serial in self.kernel for serial, child in self.children.items()
+        )
+
+    def initiate(self, name: str) -> None:
+        if not self.peers_answer:
+            self.negotiating.add(name)
+            return
+        conf, role = self.configs[name]
+        self.serial += 1
+        self.children[self.serial] = (name, conf, role)
+        self.kernel.add(self.serial)
+        self.policies |= set(expected_policies(conf, conf.selectors()[role]))
+
+    def restart_pluto(self) -> None:
+        """pluto comes back with what is in our files; leads initiate by themselves."""
+        self.running = True
+        self.generation += 1
+        self.children.clear()
+        self.kernel.clear()
+        self.policies.clear()
+        self.negotiating.clear()
+        configs = {name: conf for name, (conf, _role) in self.configs.items()}
+        self.configs.clear()
+        for record in self.installed.values():
+            for name, conf in configs.items():
+                if name.startswith(f"{record.name}-") and record.digest == conf.digest:
+                    self.load(record.name, record.version, conf)
+                    break
+
+    def all_up(self, want: Desired) -> bool:
+        observed = self.observe()
+        assert isinstance(observed.ike, ObservedIke)
+        return all(
+            self.is_up(connection_name(name, role, self.installed[name].version))
+            for name, tunnel in want.tunnels.items()
+            if tunnel.config
+            for role in tunnel.config.selectors()
+        ) and all(
+            policy in self.policies
+            for tunnel in want.tunnels.values()
+            if tunnel.config
+            for selector in tunnel.config.selectors().values()
+            for policy in expected_policies(tunnel.config, selector)
+        )
+
+
+def with_psk(conf: TunnelConfig, psk: str) -> TunnelConfig:
+    return replace(conf, auth=PskAuth(Secret(psk)))
