@@ -1,148 +1,106 @@
-"""Makes tunnel packets that nobody sent: whole Ethernet frames, with any claimed source. Pure."""
+"""Tunnel packets in clear as a third host would forge them: whole Ethernet frames. Pure."""
 
 from __future__ import annotations
 
-import enum
-import itertools
 import struct
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Iterator
+from ipaddress import ip_address
 
-from tools.lab.pcap import GENEVE_PORT, VXLAN_PORT
-
-_UDP, _GRE, _IPV6_FRAGMENT = 17, 47, 44
-_ETHERNET_IN_GRE = 0x6558
-_SOURCE_PORT = 49152
-_identifications = itertools.count(0x4C61)
+_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
+_UDP, _GRE, _FRAGMENT = 17, 47, 44
+INNER_PORT = 7777
+"""UDP port of what is inside, at both ends."""
 
 
-class Encapsulation(enum.Enum):
-    """How a forged packet pretends to be tunnelled."""
-
-    GENEVE = "geneve"
-    VXLAN = "vxlan"
-    GRE = "gre"
-
-
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """A UDP datagram in its Ethernet frame, without tunnel: what an attacker wants delivered."""
-
-    source_mac: str
-    target_mac: str
-    source: str
-    target: str
-    target_port: int
-    payload: bytes
-
-    def frame(self) -> bytes:
-        udp = _udp(self.source, self.target, _SOURCE_PORT, self.target_port, self.payload)
-        packets = _ip(self.source, self.target, _UDP, udp, None)
-        return _ethernet(self.source_mac, self.target_mac, self.source, packets[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Forgery:
-    """The outside of a forged tunnel packet."""
-
-    source_mac: str
-    target_mac: str
-    source: str
-    """The claimed one: a peer of the target, to whose tunnel port the packet then belongs."""
-    target: str
-    encapsulation: Encapsulation = Encapsulation.GENEVE
-    port: int | None = None
-    """UDP port of the target, the encapsulation's own unless given."""
-    network_id: int = 0
-    """VNI, 24 bits."""
-    fragment_bytes: int | None = None
-    """Largest IP payload of a fragment, a multiple of 8; None sends one packet."""
-
-    def frames(self, inner: Datagram) -> list[bytes]:
-        """The frames to inject, in order."""
-        protocol, payload = self._tunnelled(inner.frame())
-        packets = _ip(self.source, self.target, protocol, payload, self.fragment_bytes)
-        return [
-            _ethernet(self.source_mac, self.target_mac, self.source, packet) for packet in packets
-        ]
-
-    def _tunnelled(self, frame: bytes) -> tuple[int, bytes]:
-        """IP protocol and IP payload."""
-        network_id = self.network_id << 8
-        if self.encapsulation is Encapsulation.GRE:
-            return _GRE, struct.pack("!HH", 0, _ETHERNET_IN_GRE) + frame
-        if self.encapsulation is Encapsulation.GENEVE:
-            port, header = GENEVE_PORT, struct.pack("!BBHI", 0, 0, _ETHERNET_IN_GRE, network_id)
-        else:
-            port, header = VXLAN_PORT, struct.pack("!BBHI", 8, 0, 0, network_id)
-        target_port = port if self.port is None else self.port
-        return _UDP, _udp(self.source, self.target, _SOURCE_PORT, target_port, header + frame)
-
-
-def _ethernet(source_mac: str, target_mac: str, source_ip: str, packet: bytes) -> bytes:
-    ether_type = 0x0800 if ip_address(source_ip).version == 4 else 0x86DD
-    addresses = bytes.fromhex((target_mac + source_mac).replace(":", ""))
-    return addresses + ether_type.to_bytes(2) + packet
-
-
-def _udp(source: str, target: str, source_port: int, target_port: int, payload: bytes) -> bytes:
-    length = 8 + len(payload)
-    header = struct.pack("!HHH", source_port, target_port, length)
-    pseudo = ip_address(source).packed + ip_address(target).packed
-    pseudo += struct.pack("!IHH", length, 0, _UDP)
-    # Zero would mean "no checksum", which IPv6 does not take.
-    checksum = _checksum(pseudo + header + b"\0\0" + payload) or 0xFFFF
-    return header + checksum.to_bytes(2) + payload
-
-
-def _ip(
-    source: str, target: str, protocol: int, payload: bytes, fragment_bytes: int | None
-) -> list[bytes]:
-    """IP packets that carry the payload, several if it is to be cut into fragments."""
-    step = fragment_bytes or len(payload)
-    if fragment_bytes is not None and fragment_bytes % 8:
-        raise ValueError(f"fragments carry a multiple of 8 bytes, not {fragment_bytes}")
-    fragmented = fragment_bytes is not None
-    number = next(_identifications)
-    packets = []
-    for offset in range(0, len(payload), step):
-        part = payload[offset : offset + step]
-        more = offset + step < len(payload)
-        if ip_address(source).version == 4:
-            packets.append(_ipv4(source, target, protocol, part, (number, offset, more)))
-        else:
-            cut = (number, offset, more) if fragmented else None
-            packets.append(_ipv6(source, target, protocol, part, cut))
-    return packets
-
-
-def _ipv4(
-    source: str, target: str, protocol: int, part: bytes, cut: tuple[int, int, bool]
-) -> bytes:
-    number, offset, more = cut
-    flags = (0x2000 if more else 0) | offset // 8
-    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(part), number & 0xFFFF, flags, 64, protocol)
-    addresses = IPv4Address(source).packed + IPv4Address(target).packed
-    checksum = _checksum(start + b"\0\0" + addresses)
-    return start + checksum.to_bytes(2) + addresses + part
-
-
-def _ipv6(
-    source: str, target: str, protocol: int, part: bytes, cut: tuple[int, int, bool] | None
-) -> bytes:
-    if cut is not None:
-        number, offset, more = cut
-        part = struct.pack("!BBHI", protocol, 0, offset | more, number) + part
-        protocol = _IPV6_FRAGMENT
-    header = struct.pack("!IHBB", 6 << 28, len(part), protocol, 64)
-    return header + IPv6Address(source).packed + IPv6Address(target).packed + part
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    padded = data + b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
+
+
+def inner_frame(src_mac: str, dst_mac: str, src: str, dst: str, payload: bytes) -> bytes:
+    """What a tunnel carries: a UDP datagram over IPv4 in Ethernet."""
+    udp = struct.pack("!HHHH", INNER_PORT, INNER_PORT, 8 + len(payload), 0) + payload
+    return _mac(dst_mac) + _mac(src_mac) + b"\x08\0" + ipv4(src, dst, _UDP, udp)
+
+
+def geneve(inner: bytes) -> bytes:
+    """RFC 8926 section 3.4, VNI 0."""
+    return struct.pack("!BBHI", 0, 0, 0x6558, 0) + inner
+
+
+def vxlan(inner: bytes) -> bytes:
+    """RFC 7348 section 5, VNI 0."""
+    return struct.pack("!II", 0x08000000, 0) + inner
+
+
+def gre(inner: bytes) -> bytes:
+    """RFC 2784, transparent Ethernet bridging."""
+    return struct.pack("!HH", 0, 0x6558) + inner
+
+
+def udp(src: str, dst: str, port: int, payload: bytes) -> bytes:
+    """With a checksum, which IPv6 demands."""
+    length = 8 + len(payload)
+    header = struct.pack("!HHHH", 40000, port, length, 0)
+    pseudo = ip_address(src).packed + ip_address(dst).packed
+    pseudo += (
+        struct.pack("!HH", _UDP, length) if ":" not in src else struct.pack("!II", length, _UDP)
+    )
+    return struct.pack("!HHHH", 40000, port, length, checksum(pseudo + header + payload)) + payload
+
+
+def ipv4(
+    src: str, dst: str, protocol: int, payload: bytes, *, offset: int = 0, more: bool = False
+) -> bytes:
+    """A packet or (``offset`` in bytes) a fragment."""
+    flags = (0x2000 if more else 0) | offset // 8
+    ends = ip_address(src).packed + ip_address(dst).packed
+    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0x4711, flags, 64, protocol)
+    sum_ = checksum(start + b"\0\0" + ends)
+    return start + struct.pack("!H", sum_) + ends + payload
+
+
+def ipv6(src: str, dst: str, next_header: int, payload: bytes) -> bytes:
+    """RFC 8200 section 3."""
+    start = struct.pack("!IHBB", 6 << 28, len(payload), next_header, 64)
+    return start + ip_address(src).packed + ip_address(dst).packed + payload
+
+
+def packets(
+    src: str, dst: str, protocol: int, payload: bytes, fragment_bytes: int | None
+) -> Iterator[bytes]:
+    """The packet, or its fragments (RFC 791; RFC 8200 section 4.5)."""
+    pieces = [(0, payload)]
+    if fragment_bytes is not None:
+        starts = range(0, len(payload), fragment_bytes)
+        pieces = [(at, payload[at : at + fragment_bytes]) for at in starts]
+    for at, piece in pieces:
+        more = at + len(piece) < len(payload)
+        if ":" not in src:
+            yield ipv4(src, dst, protocol, piece, offset=at, more=more)
+        elif fragment_bytes is None:
+            yield ipv6(src, dst, protocol, piece)
+        else:
+            header = struct.pack("!BBHI", protocol, 0, at | more, 0x4711)
+            yield ipv6(src, dst, _FRAGMENT, header + piece)
+
+
+def frames(src_mac: str, dst_mac: str, ip_packets: Iterator[bytes]) -> list[bytes]:
+    """Ethernet around IP packets."""
+    header = _mac(dst_mac) + _mac(src_mac)
+    return [
+        header + struct.pack("!H", _ETHERTYPE[packet[0] >> 4]) + packet for packet in ip_packets
+    ]
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def experimental_frame(src_mac: str, dst_mac: str, payload: bytes) -> bytes:
+    """A frame that is not IP (IEEE 802 local experimental Ethertype 1)."""
+    return _mac(dst_mac) + _mac(src_mac) + b"\x88\xb5" + payload
