@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tools.lab.lab import Lab
-
-_FAILED = pytest.StashKey[bool]()
+from tools.lab.lab import Lab, open_labs
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remember a failed call, for the fixture that cleans up after it."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Dump every lab that still runs when a test or its set-up fails."""
     report = yield
-    if report.when == "call":
-        item.stash[_FAILED] = report.failed
+    if report.failed and report.when != "teardown":
+        name = re.sub(r"[^\w.-]+", "-", item.nodeid.removeprefix("tests/system/"))
+        results = Path(os.environ.get("LAB_RESULTS_DIRECTORY", "/results"))
+        for number, opened in enumerate(open_labs):
+            opened.dump(results / name / str(number))
     return report
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab() -> Iterator[Lab]:
     """An underlay network without hosts."""
     with Lab() as opened:
         yield opened
-        if request.node.stash.get(_FAILED, False):
-            name = re.sub(r"[^\w.-]+", "-", request.node.name)
-            opened.dump(Path(os.environ.get("LAB_RESULTS_DIRECTORY", "/results")) / name)

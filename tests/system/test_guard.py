@@ -23,7 +23,7 @@ from ovn_ipsec.model.conns import (
     GuardTuple,
     Protocol,
 )
-from tests.system import forge
+from tools.lab import forge
 from tools.lab.host import Host
 from tools.lab.lab import Lab
 from tools.lab.node import Node

@@ -5,40 +5,69 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from tools.lab.machine.cache import say
+from tools.lab.machine.qemu import Size
 from tools.lab.machine.recipe import SUITES
+from tools.lab.machine.report import empty_tiers, read_junit
 from tools.lab.machine.rootfs import BuildError, build_images
-from tools.lab.machine.session import PROJECT, Session, run
+from tools.lab.machine.session import (
+    PROJECT,
+    Session,
+    new_results_directory,
+    run,
+    run_sharded,
+)
 
 _DEFAULT_TIMEOUT_S = 3000.0
+_NO_TESTS = 5
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status of what ran in the machine, or 1 if its images cannot be built."""
+    """The exit status of what ran in the machine; 1 also if its images cannot be built."""
     parsed = _parser().parse_args(arguments)
     try:
         if parsed.action == "build":
             build_images(parsed.root, PROJECT)
             return 0
-        return run(
-            Session(
-                suite=parsed.root,
-                argv=_command(parsed),
-                timeout_s=parsed.timeout,
-                environment=_environment(),
-                interactive=parsed.action == "shell",
-            )
+        session = Session(
+            suite=parsed.root,
+            argv=_command(parsed),
+            timeout_s=parsed.timeout,
+            environment=_environment(),
+            interactive=parsed.action == "shell",
+            size=Size(parsed.cpus),
         )
+        results = new_results_directory(parsed.root)
+        if parsed.action != "pytest":
+            return run(session, results)
+        return _run_tests(session, results, parsed.shards, parsed.arguments)
     except BuildError as error:
         say(str(error))
         return 1
+
+
+def _run_tests(session: Session, results: Path, shards: int, arguments: list[str]) -> int:
+    """Run them, add up what the machines report, and fail a tier that ran no test."""
+    statuses = run_sharded(session, results, shards)
+    tally = read_junit(
+        results / f"shard-{number}" / "junit.xml" for number in range(1, shards + 1)
+    )
+    empty = empty_tiers(tally, arguments)
+    for tier in empty:
+        say(f"no test of {tier} ran")
+    print(f"{session.suite}: {tally.line()}")
+    # 5 is pytest's status for a share without tests, which is no failure by itself.
+    worst = max(0 if status == _NO_TESTS else status for status in statuses)
+    return worst or (_NO_TESTS if empty or not tally.passed else 0)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m tools.lab", description=__doc__)
     parser.add_argument("--root", choices=SUITES, default=os.environ.get("LAB_ROOT", SUITES[0]))
     parser.add_argument("--timeout", type=float, default=_DEFAULT_TIMEOUT_S, metavar="SECONDS")
+    parser.add_argument("--cpus", type=int, default=1, help="of the virtual machine")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("build", help="build the images and stop")
     actions.add_parser("shell", help="a root shell in the machine")
@@ -48,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         ("demo", "run the demo in the machine"),
     ):
         action = actions.add_parser(name, help=text)
+        if name == "pytest":
+            action.add_argument("--shards", type=int, default=1, help="machines side by side")
         action.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
 

@@ -171,7 +171,6 @@ class Container:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-
     def _prepare(self) -> None:
         template = _template()
         self.directory.parent.mkdir(parents=True, exist_ok=True)

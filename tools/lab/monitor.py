@@ -47,7 +47,9 @@ class MonitorHost(Host):
             return
         self.kill_all(number, "ovn_ipsec.cli agent")
         wait_until(
-            lambda: self.agent_pid() is None, timeout_s, f"{self.name}: agent ends by signal {number}"
+            lambda: self.agent_pid() is None,
+            timeout_s,
+            f"{self.name}: agent ends by signal {number}",
         )
         if self._agent is not None:
             self._agent.wait()

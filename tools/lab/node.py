@@ -11,7 +11,7 @@ from tools.lab.pluto import PlutoHost
 _REPORTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ip-address", ("ip", "-s", "address")),
     ("xfrm-state", ("ip", "-s", "xfrm", "state", "list", "nokeys")),
-    ("xfrm-policy", ("ip", "-s", "xfrm", "policy", "list")),
+    ("xfrm-policy", ("ip", "-s", "xfrm", "policy", "list", "nosock")),
     ("xfrm-stat", ("cat", "/proc/net/xfrm_stat")),
     ("nft", ("nft", "list", "ruleset")),
     ("ovs-vsctl-show", ("ovs-vsctl", "--timeout=5", "show")),

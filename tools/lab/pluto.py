@@ -57,7 +57,16 @@ class PlutoHost(Host):
     def load_connections(self, *names: str) -> None:
         """Add connections of /etc/ipsec.conf to pluto, all with one addconn."""
         ctl = "/run/pluto/pluto.ctl"
-        self.run(["/usr/libexec/ipsec/addconn", "--config", "/etc/ipsec.conf", "--ctlsocket", ctl, *names])
+        self.run(
+            [
+                "/usr/libexec/ipsec/addconn",
+                "--config",
+                "/etc/ipsec.conf",
+                "--ctlsocket",
+                ctl,
+                *names,
+            ]
+        )
 
     def pluto_log(self) -> str:
         return self.read_file(PLUTO_LOG)
@@ -67,12 +76,15 @@ class PlutoHost(Host):
         return self.run(["ip", "-s", "xfrm", "state", "list", "nokeys"])
 
     def xfrm_policy(self) -> str:
-        return self.run(["ip", "-s", "xfrm", "policy", "list"])
+        """``ip -s xfrm policy``, without the exceptions that sockets (pluto's) have."""
+        return self.run(["ip", "-s", "xfrm", "policy", "list", "nosock"])
 
     def sa_count(self) -> int:
         """Security associations in the kernel, both directions, larval ones left out."""
         listed = self.run(["ip", "xfrm", "state", "list", "nokeys"])
-        return sum(" spi 0x" in line and " 0x00000000 " not in line for line in listed.splitlines())
+        return sum(
+            " spi 0x" in line and " 0x00000000 " not in line for line in listed.splitlines()
+        )
 
     def flush_xfrm(self, what: str) -> None:
         """``ip xfrm state|policy flush``, behind everybody's back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -77,10 +78,9 @@ class _Flow:
         while not self._stop.is_set():
             number = len(self.sent_s)
             self.sent_s.append(time.monotonic())
-            try:
+            # No route, no neighbour, refused: one more lost datagram.
+            with contextlib.suppress(OSError):
                 self._source.send(_FORMAT.pack(number) + self._padding)
-            except OSError:
-                pass  # no route, no neighbour, refused: one more lost datagram
             due += self._period_s
             # After a stall go on at the steady rate, without a burst.
             due = max(due, time.monotonic() - self._period_s)
@@ -102,9 +102,7 @@ class Traffic:
 
     def __init__(self, a: OvsHost, b: OvsHost, *, rate_hz: float = 20, ipv6: bool = False) -> None:
         self._names = (f"{a.name}->{b.name}", f"{b.name}->{a.name}")
-        addresses = (
-            (a.inner_ipv6, b.inner_ipv6) if ipv6 else (a.inner_ipv4, b.inner_ipv4)
-        )
+        addresses = (a.inner_ipv6, b.inner_ipv6) if ipv6 else (a.inner_ipv4, b.inner_ipv4)
         self._sockets = [
             host.datagram_socket(address) for host, address in zip((a, b), addresses, strict=True)
         ]
@@ -117,17 +115,14 @@ class Traffic:
     def stats(self, since_s: float = 0.0) -> dict[str, FlowStats]:
         """By direction (``a->b``), for what was sent at `since_s` (time.monotonic) or later."""
         return {
-            name: flow.stats(since_s)
-            for name, flow in zip(self._names, self._flows, strict=True)
+            name: flow.stats(since_s) for name, flow in zip(self._names, self._flows, strict=True)
         }
 
     def lost(self, since_s: float = 0.0) -> int:
         """Datagrams lost in both directions together; waits until the last ones have arrived."""
         time.sleep(0.3)
         until_s = time.monotonic() - 0.25
-        return sum(
-            flow.stats(since_s).lost - flow.stats(until_s).lost for flow in self._flows
-        )
+        return sum(flow.stats(since_s).lost - flow.stats(until_s).lost for flow in self._flows)
 
     def wait_flowing(self, timeout_s: float, since_s: float | None = None) -> float:
         """Wait until each direction delivers what was sent at `since_s` (default: now) or later.

@@ -74,8 +74,8 @@ def render_cpio(entries: Sequence[Entry]) -> bytes:
     archive = bytearray()
     for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)]):
         name = entry.name.encode() + b"\0"
-        fields = (number + 1, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0)
-        fields += (*entry.device, len(name), 0)
+        fields = [number + 1, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0]
+        fields += [*entry.device, len(name), 0]
         archive += b"070701" + b"".join(b"%08X" % field for field in fields)
         archive += name
         archive += bytes(-len(archive) % 4)

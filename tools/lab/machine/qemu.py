@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -72,30 +73,38 @@ def accelerator(images: Images) -> str:
     return found
 
 
-def boot(
-    images: Images,
-    project_archive: Path,
-    results: Path,
-    *,
-    timeout_s: float,
-    size: Size = Size(),
-    interactive: bool = False,
-) -> int | None:
-    """Run `results`/command in the guest; its exit status, or None if it left none.
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One start of the machine."""
 
-    What the command prints appears at once; the kernel's own messages go to
-    `results`/kernel.log. After `timeout_s` the machine is killed.
+    images: Images
+    archive: Path
+    """The project as a tar file."""
+    results: Path
+    """A directory that the guest writes to; it runs ``command`` there."""
+    timeout_s: float
+    """After that the machine is killed; what it wrote to `results` stays."""
+    size: Size = Size()
+    prefix: str = ""
+    """Put before each line of output, to tell machines apart."""
+
+
+def boot(order: Boot, *, interactive: bool = False) -> int | None:
+    """Run the command in the guest; its exit status, or None if it left none.
+
+    What it prints appears at once, and in console.log; the kernel's own messages go to
+    kernel.log.
     """
-    status = results / "exit-status"
+    status = order.results / "exit-status"
     status.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="ovn-ipsec-lab-") as scratch:
         initramfs = Path(scratch) / "initramfs"
-        initramfs.write_bytes(build_initramfs(images.tree))
-        argv = _argv(images, initramfs, project_archive, results, accelerator(images), size)
+        initramfs.write_bytes(build_initramfs(order.images.tree))
+        argv = _argv(order, initramfs, accelerator(order.images))
         if interactive:
             _run_interactive(argv)
         else:
-            _run_logged(argv, results / "console.log", timeout_s)
+            _run_logged(argv, order)
     return int(status.read_text()) if status.exists() else None
 
 
@@ -108,16 +117,16 @@ def _base_argv(accel: str, size: Size) -> list[str]:
     ]
 
 
-def _argv(
-    images: Images, initramfs: Path, archive: Path, results: Path, accel: str, size: Size
-) -> list[str]:
-    argv = [*_base_argv(accel, size), "-kernel", str(images.kernel), "-initrd", str(initramfs)]
-    argv += ["-append", _KERNEL_OPTIONS, "-serial", f"file:{results / 'kernel.log'}"]
+def _argv(order: Boot, initramfs: Path, accel: str) -> list[str]:
+    images = order.images
+    argv = [*_base_argv(accel, order.size), "-kernel", str(images.kernel)]
+    argv += ["-initrd", str(initramfs), "-append", _KERNEL_OPTIONS]
+    argv += ["-serial", f"file:{order.results / 'kernel.log'}"]
     argv += ["-device", "virtio-serial-pci", "-chardev", "stdio,id=console,signal=off"]
     argv += ["-device", "virtconsole,chardev=console"]
-    for image in (images.root, images.python, archive):
+    for image in (images.root, images.python, order.archive):
         argv += ["-drive", f"file={image},if=virtio,format=raw,readonly=on"]
-    share = f"local,id=results,path={results},security_model=none"
+    share = f"local,id=results,path={order.results},security_model=none"
     argv += ["-fsdev", share, "-device", "virtio-9p-pci,fsdev=results,mount_tag=results"]
     return argv
 
@@ -134,25 +143,37 @@ def _run_interactive(argv: Sequence[str]) -> None:
             subprocess.check_call([stty, saved])
 
 
-def _run_logged(argv: Sequence[str], log: Path, timeout_s: float) -> None:
+def _run_logged(argv: Sequence[str], order: Boot) -> None:
     machine = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     )
-    timer = threading.Timer(timeout_s, _give_up, (machine, timeout_s))
+    timer = threading.Timer(order.timeout_s, _give_up, (machine, order.timeout_s))
     timer.start()
     try:
         assert machine.stdout is not None
-        with log.open("wb") as copy:
-            while chunk := machine.stdout.read1(65536):
-                text = chunk.replace(b"\r\n", b"\n")
-                copy.write(text)
-                copy.flush()
-                sys.stdout.buffer.write(text)
-                sys.stdout.buffer.flush()
+        with (order.results / "console.log").open("wb") as log:
+            pending = b""
+            while chunk := os.read(machine.stdout.fileno(), 65536):
+                log.write(chunk)
+                log.flush()
+                pending = _show(pending + chunk, order.prefix)
+            _show(pending + b"\n" if pending else b"", order.prefix)
     finally:
         timer.cancel()
         machine.kill()
         machine.wait()
+
+
+def _show(output: bytes, prefix: str) -> bytes:
+    """Print what is there; with a prefix, whole lines only. Returns what is held back."""
+    held = b""
+    if prefix:
+        whole, newline, held = output.rpartition(b"\n")
+        lines = (whole + newline).splitlines(keepends=True)
+        output = b"".join(prefix.encode() + line for line in lines)
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
+    return held
 
 
 def _give_up(machine: subprocess.Popen[bytes], timeout_s: float) -> None:

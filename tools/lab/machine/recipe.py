@@ -76,8 +76,8 @@ def python_recipe(root_digest: str, setup_cfg: str) -> PythonRecipe:
     parser = configparser.ConfigParser()
     parser.read_string(setup_cfg)
     named = _lines(parser.get("options", "install_requires", fallback=""))
-    extras = parser["options.extras_require"] if "options.extras_require" in parser else {}
-    for lines in extras.values():
+    section = "options.extras_require"
+    for _, lines in parser.items(section) if parser.has_section(section) else ():
         named += [line for line in _lines(lines) if _project(line) in _TEST_TOOLS]
     known = {_project(line) for line in named}
     named += [tool for tool in _TEST_TOOLS if tool not in known]

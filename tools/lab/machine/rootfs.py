@@ -54,9 +54,7 @@ def build_images(suite: str, project: Path) -> Images:
         f"the Python packages for {suite} (about half a minute)",
         lambda target: _build_python(root / "tree", wanted.requirements, target),
     )
-    return Images(
-        suite, root / "tree", root / "vmlinux", root / "root.img", python / "python.img"
-    )
+    return Images(suite, root / "tree", root / "vmlinux", root / "root.img", python / "python.img")
 
 
 def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
@@ -73,7 +71,7 @@ def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
             '--aptopt=Acquire::Languages "none"',
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in excluded),
             f"--include={','.join(packages)}",
-            f"--customize-hook={_FINISH} \"$1\"",
+            f'--customize-hook={_FINISH} "$1"',
             suite,
             str(tree),
         ],
@@ -101,7 +99,18 @@ def _pack(tree: Path, image: Path) -> None:
     blocks = sum(-(-size // 4096) * 4096 for size in sizes)
     size_mib = (blocks + len(sizes) * 512) * 11 // 10 // _MIB + 32
     _run(
-        ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-m", "0", "-b", "4096"]
+        [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal,^metadata_csum",
+            "-m",
+            "0",
+            "-b",
+            "4096",
+        ]
         + ["-N", str(len(sizes) + 1000), "-d", str(tree), str(image), f"{size_mib}M"],
     )
 

@@ -1,4 +1,4 @@
-"""One use of the machine: prepares the results directory, boots, reports."""
+"""One use of the machine, or of several side by side: prepares, boots, reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.lab.machine.cache import say
-from tools.lab.machine.qemu import Size, boot
+from tools.lab.machine.qemu import Boot, Size, boot
 from tools.lab.machine.rootfs import build_images
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -34,47 +35,63 @@ class Session:
     size: Size = Size()
 
 
-def run(session: Session) -> int:
-    """Boot, run, and return the exit status of the command, or NO_STATUS."""
-    images = build_images(session.suite, PROJECT)
-    results = _results_directory(session.suite)
-    assignments = [f"export {key}={shlex.quote(value)}" for key, value in session.environment.items()]
-    command = [*assignments, f"exec {shlex.join(session.argv)}", ""]
-    if not session.interactive:
-        # The console is a terminal; the output must arrive as it was written.
-        command.insert(0, "stty -opost -echo")
-    (results / "command").write_text("\n".join(command))
-    archive = results / "project.tar"
-    _archive_project(archive)
-    started = time.monotonic()
-    try:
-        status = boot(
-            images,
-            archive,
-            results,
-            timeout_s=session.timeout_s,
-            size=session.size,
-            interactive=session.interactive,
-        )
-    finally:
-        archive.unlink()
-    took = time.monotonic() - started
-    if status is None:
-        say(f"no exit status from the machine after {took:.0f} s: see {results}/kernel.log")
-        return NO_STATUS
-    say(f"exit status {status} after {took:.0f} s; results in {results}")
-    return status
-
-
-def _results_directory(suite: str) -> Path:
+def new_results_directory(suite: str) -> Path:
+    """A directory for what a run leaves behind; ``latest-SUITE`` beside it points there."""
     base = Path(os.environ.get("LAB_RESULTS") or PROJECT / "lab-results")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    path = base / f"{stamp}-{suite}-{os.getpid()}"
+    path = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{suite}-{os.getpid()}"
     path.mkdir(parents=True)
     latest = base / f"latest-{suite}"
     latest.unlink(missing_ok=True)
     latest.symlink_to(path.name)
     return path
+
+
+def run(session: Session, results: Path, *, prefix: str = "") -> int:
+    """Boot, run, and return the exit status of the command, or NO_STATUS.
+
+    `prefix` goes before each line of output.
+    """
+    images = build_images(session.suite, PROJECT)
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "command").write_text(_command(session))
+    archive = results / "project.tar"
+    _archive_project(archive)
+    started = time.monotonic()
+    order = Boot(images, archive, results, session.timeout_s, session.size, prefix)
+    try:
+        status = boot(order, interactive=session.interactive)
+    finally:
+        archive.unlink()
+    took = time.monotonic() - started
+    if status is None:
+        say(f"no exit status from the machine after {took:.0f} s: see {results}")
+        return NO_STATUS
+    say(f"exit status {status} after {took:.0f} s; results in {results}")
+    return status
+
+
+def run_sharded(session: Session, results: Path, shards: int) -> list[int]:
+    """The same command in several machines at once, each told its share (LAB_SHARD=1/2)."""
+    # Once, before anything runs side by side.
+    build_images(session.suite, PROJECT)
+
+    def run_one(number: int) -> int:
+        share = {**session.environment, "LAB_SHARD": f"{number}/{shards}"}
+        mine = replace(session, environment=share)
+        return run(mine, results / f"shard-{number}", prefix=f"[{number}] ")
+
+    with ThreadPoolExecutor(shards) as pool:
+        return list(pool.map(run_one, range(1, shards + 1)))
+
+
+def _command(session: Session) -> str:
+    """The guest's shell script."""
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in session.environment.items()]
+    lines.append(f"exec {shlex.join(session.argv)}")
+    if not session.interactive:
+        # The console is a terminal; the output must arrive as it was written.
+        lines.insert(0, "stty -opost -echo")
+    return "\n".join([*lines, ""])
 
 
 def _archive_project(archive: Path) -> None:

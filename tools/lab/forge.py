@@ -1,4 +1,4 @@
-"""Tunnel packets in clear as a third host would forge them: whole Ethernet frames."""
+"""Tunnel packets in clear as a third host would forge them: whole Ethernet frames. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ipaddress import ip_address
 
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _UDP, _GRE, _FRAGMENT = 17, 47, 44
-_INNER_PORT = 7777
+INNER_PORT = 7777
+"""UDP port of what is inside, at both ends."""
 
 
 def checksum(data: bytes) -> int:
@@ -22,7 +23,7 @@ def checksum(data: bytes) -> int:
 
 def inner_frame(src_mac: str, dst_mac: str, src: str, dst: str, payload: bytes) -> bytes:
     """What a tunnel carries: a UDP datagram over IPv4 in Ethernet."""
-    udp = struct.pack("!HHHH", _INNER_PORT, _INNER_PORT, 8 + len(payload), 0) + payload
+    udp = struct.pack("!HHHH", INNER_PORT, INNER_PORT, 8 + len(payload), 0) + payload
     return _mac(dst_mac) + _mac(src_mac) + b"\x08\0" + ipv4(src, dst, _UDP, udp)
 
 

@@ -1,0 +1,64 @@
+# Everything a developer or CI runs. Targets set up what they need: a .venv with the tools, and
+# for the lab (root, Debian or a relative) QEMU and mmdebstrap on the host. See tools/lab.
+#
+#   make check      style, types, layers, unit tests; no root; under a minute
+#   make test       check, then contract tests and core scenarios in the lab
+#   make test-all   the same with the slow scenarios, on every lab root
+#   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
+#   make demo       what the project does, shown on two nodes
+#   make lab-shell  a root shell in the lab's machine
+
+PYTHON ?= python3
+LAB_ROOT ?= bookworm
+# Virtual machines side by side. Each has one CPU.
+LAB_SHARDS ?= 2
+TESTS ?= tests/contract tests/system
+TIMEOUT_S ?= 3000
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
+
+.PHONY: check format test test-all system demo lab-shell lab-build lab-host clean
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit tests/arch
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check system
+
+test-all: check lab-host
+	$(PYTHON) -m tools.lab --root bookworm --timeout $(TIMEOUT_S) pytest --shards $(LAB_SHARDS) $(TESTS)
+	$(PYTHON) -m tools.lab --root trixie --timeout $(TIMEOUT_S) pytest --shards $(LAB_SHARDS) $(TESTS)
+
+system: lab-host
+	$(LAB) pytest --shards $(LAB_SHARDS) $(TESTS) -m "not slow"
+
+demo: lab-host
+	$(LAB) demo
+
+lab-shell: lab-host
+	$(LAB) shell
+
+lab-build: lab-host
+	$(LAB) build
+
+lab-host:
+	tools/lab/machine/install-host-packages.sh
+
+$(STAMP): setup.cfg pyproject.toml
+	tools/lab/machine/install-host-packages.sh venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e .[dev]
+	touch $@
+
+clean:
+	rm -rf $(VENV) lab-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs what this machine lacks, if it is Debian or a relative and we are root.
+#   install-host-packages.sh [venv]    with `venv` only what a Python environment needs
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+if [ "${1:-lab}" = lab ]; then
+    command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
+    command -v mmdebstrap >/dev/null || missing="$missing mmdebstrap"
+    command -v mke2fs >/dev/null || missing="$missing e2fsprogs"
+    command -v unshare >/dev/null || missing="$missing util-linux"
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] ||
+        missing="$missing debian-archive-keyring"
+fi
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Install these Debian packages first:$missing" >&2
+    exit 1
+fi
+echo "lab: installing$missing" >&2
+apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
