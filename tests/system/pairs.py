@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
@@ -52,31 +50,20 @@ class Pair:
 @contextmanager
 def encrypted_pair(lab: Lab, *flags: str) -> Iterator[Pair]:
     """Agents first, then tunnels, then traffic: as a cluster is installed."""
-    with dumped_on_failure(lab, "encrypted-pair"):
-        a, b = lab.overlay("a", "b")
-        for node in (a, b):
-            node.start_pluto()
-            start_closed(node, *flags)
-        since = lab.wire.mark()
-        traffic = lab.traffic(a, b)
+    a, b = lab.overlay("a", "b")
+    for node in (a, b):
+        node.start_pluto()
+        start_closed(node, *flags)
+    since = lab.wire.mark()
+    with lab.traffic(a, b) as traffic:
         lab.connect(a, b, psk=PSK)
         traffic.wait_flowing(UP_TIMEOUT_S)
-    yield Pair(lab, a, b, traffic, since)
+        yield Pair(lab, a, b, traffic, since)
 
 
 def start_closed(node: Node, *flags: str) -> None:
     """The agent as on a cluster that was installed with IPsec: no packet in clear, ever."""
     node.start_agent("--guard-on-unknown=enforce", *flags)
-
-
-@contextmanager
-def dumped_on_failure(lab: Lab, name: str) -> Iterator[None]:
-    """Leave in the results what explains why a preparation failed."""
-    try:
-        yield
-    except BaseException:
-        lab.dump(Path(os.environ.get("LAB_RESULTS_DIRECTORY", "/results")) / name)
-        raise
 
 
 def sa_serials(node: Node) -> set[str]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.certificates import (
+from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed
+from tools.lab.container import wait_until
+from tools.lab.identity import (
     CERTIFICATE,
     PRIVATE_KEY,
     install_identity,
     write_identity,
 )
-from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed
-from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.pki import Authority, key_pem, make_key
 

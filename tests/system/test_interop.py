@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.system.certificates import install_identity, install_peer_certificate
 from tests.system.pairs import PSK, settle, start_closed
+from tools.lab.identity import install_identity, install_peer_certificate
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 from tools.lab.pcap import Kind
