@@ -32,6 +32,9 @@ FALLBACK_DELAY_S = 5.0
 """How long the other end waits for the lead at first contact (DECISIONS 7)."""
 FALLBACK_RECOVERY_S = 2.0
 """The same after the tunnel has been up: the lead is known to run and may not have noticed."""
+ANSWERING_S = 12.0
+"""While the lead's first exchange is being answered the other end waits on, but not for ever:
+a half-open IKE SA stays for minutes when the lead's next message never comes."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
 FALLBACK_RETRY_LAST_S = 300.0
@@ -76,7 +79,7 @@ def plan_tunnel(
         return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
     health = ike.assess(name, record.version, config)
     if health.broken and now >= memory.settle_until:
-        return _plan_repair(name, config, record.version, health, memory, now)
+        return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
         return _plan_initiation(name, config, health, replace(memory, broken_since=None), now)
     return _plan_upkeep(name, config, names, health, memory, now)
@@ -124,27 +127,23 @@ def _plan_repair(
     name: str,
     config: TunnelConfig,
     version: int,
-    health: TunnelHealth,
     memory: TunnelMemory,
     now: float,
 ) -> TunnelPlan:
-    """The kernel lost states or policies that pluto believes in: negotiate anew.
+    """The kernel lost states or policies that pluto believes in: replace the connections.
 
-    First fresh child SAs beside the lost ones, which disturbs nothing that still works; when
-    that did not help, the connections are replaced.
+    Fresh child SAs beside the lost ones heal as fast, but leave ones that pluto cannot be rid
+    of: deleting a child SA whose kernel state is gone ended pluto 4.10.
     """
     since = now if memory.broken_since is None else memory.broken_since
     if now < since + BROKEN_CONFIRM_S:
         return TunnelPlan(
             (), replace(memory, broken_since=since), wake_at=since + BROKEN_CONFIRM_S
         )
-    reason = "the kernel lost its SAs or policies"
-    steps: tuple[Step, ...] = (InitiateConnection(name, health.broken, reason, renew=True),)
-    if memory.repairs:
-        names = tuple(connection_name(name, role, version) for role in config.selectors())
-        steps = (ReplaceConnection(name, names, version, config),)
-        if not config.lead:
-            steps += (InitiateConnection(name, names, reason),)
+    names = tuple(connection_name(name, role, version) for role in config.selectors())
+    steps: tuple[Step, ...] = (ReplaceConnection(name, names, version, config),)
+    if not config.lead:
+        steps += (InitiateConnection(name, names, "the kernel lost its SAs or policies"),)
     settled = now + REPAIR_SETTLE_S * 2 ** min(memory.repairs, 4)
     after = replace(
         memory,
@@ -167,6 +166,9 @@ def _plan_initiation(
         memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
     if health.negotiating:
         return TunnelPlan((), memory)
+    answering_until = now if memory.down_since is None else memory.down_since + ANSWERING_S
+    if health.answering and not config.lead and now < answering_until:
+        return TunnelPlan((), memory, wake_at=answering_until)
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
     attempts = memory.attempts + 1
@@ -214,8 +216,9 @@ def _tidy(
     due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S)
     if now < due:
         return replace(memory, surplus_since=since), (), due
-    steps = tuple(DeleteSa(name, serial) for serial in health.surplus)
-    return replace(memory, surplus_since=None), steps, None
+    # One at a time: each deletion may take others with it, and pluto 4.10 does not survive
+    # being told to delete a child SA whose IKE SA has just gone.
+    return replace(memory, surplus_since=due), (DeleteSa(name, health.surplus[0]),), None
 
 
 def _listen_for_silence(

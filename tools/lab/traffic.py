@@ -58,7 +58,7 @@ class _Flow:
         """Of the datagrams sent at `since_s` (monotonic) or later."""
         sent = [(number, at) for number, at in enumerate(list(self.sent_s)) if at >= since_s]
         arrivals = sorted(
-            at for number, at in list(self.received_s.items()) if self.sent_s[number] >= since_s
+            at for number, at in self.received_s.copy().items() if self.sent_s[number] >= since_s
         )
         if not sent:
             return FlowStats(0, 0, 0.0)
@@ -69,7 +69,7 @@ class _Flow:
     def first_arrival(self, since_s: float) -> float | None:
         """When the first datagram arrived that was sent at `since_s` or later."""
         arrivals = [
-            at for number, at in list(self.received_s.items()) if self.sent_s[number] >= since_s
+            at for number, at in self.received_s.copy().items() if self.sent_s[number] >= since_s
         ]
         return min(arrivals, default=None)
 
