@@ -85,7 +85,8 @@ def _agent(argv: Sequence[str]) -> int:
     logger.addHandler(_VlogHandler())
     logger.setLevel(logging.DEBUG)  # python-ovs decides what is written, and vlog/set changes it
     logger.propagate = False
-    # The parent of --detach returns 0 only when the guard stands and queries are answered.
+    # The parent of --detach returns 0 when the guard stands, queries are answered, and what
+    # OVSDB has at this moment has been acted on.
     ovs.daemon.daemonize_start()
     agent = _build_agent(settings)
     agent.close_guard()
@@ -96,9 +97,8 @@ def _agent(argv: Sequence[str]) -> int:
             "use ovn-ipsec's own unit). The guard is in place."
         )
     server = serve_control(control_socket_path(PROGRAM), agent, program=PROGRAM)
-    ovs.daemon.daemonize_complete()
     try:
-        agent.run()
+        agent.run(ready=ovs.daemon.daemonize_complete)
     finally:
         server.close()
     return 0

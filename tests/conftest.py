@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep every Nth test: with LAB_SHARD=2/3 the second, the fifth, and so on."""
+    """Keep this machine's share: with LAB_SHARD=2/3 the second of three.
+
+    Whole modules, because their tests share a running lab; the largest are dealt first.
+    """
     share = os.environ.get("LAB_SHARD")
     if not share:
         return
     number, of = (int(part) for part in share.split("/"))
-    mine = items[number - 1 :: of]
-    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
-    items[:] = mine
+    sizes = Counter(item.path for item in items)
+    loads = [0] * of
+    mine = set()
+    for path, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
+        lightest = loads.index(min(loads))
+        loads[lightest] += size
+        if lightest == number - 1:
+            mine.add(path)
+    config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
+    items[:] = [item for item in items if item.path in mine]

@@ -64,6 +64,7 @@ REST_MOST_S = 0.5
 """A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
 PERIOD_S = 10.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never old."""
+READY_WAIT_S = 5.0
 COUNT_S = 5.0
 FRESH_S = 2.0
 """A query makes the next tick due when the snapshot is older than this."""
@@ -161,9 +162,17 @@ class Agent:
         outcomes = self._parts.guard.apply([SetGuard(self._first_guard)])
         self._journal.note_steps(outcomes, time.monotonic())
 
-    def run(self) -> None:
-        """Tick until an exit is requested."""
+    def run(self, ready: Callable[[], None]) -> None:
+        """Tick until an exit is requested.
+
+        ``ready`` is called once: when the first tick with every source has ended, or after a
+        while without (OVSDB may be absent for long; the guard stands anyway).
+        """
+        ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
+            if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
+                ready_by = None
+                ready()
             if self._parts.ovsdb.run() or self._files_changed():
                 self._mark_dirty()
             if time.monotonic() >= self._next_tick():
@@ -236,6 +245,12 @@ class Agent:
             self._mark_dirty()
             self._due_at = 0.0
 
+    def _take_kernel_changed(self) -> bool:
+        """Whether SAs or policies changed since this was last asked."""
+        self._read_events()
+        changed, self._kernel_dirty = self._kernel_dirty, False
+        return changed
+
     def _watch_pluto(self, ike: ObservedIke | Unobserved) -> None:
         """Hold a descriptor that becomes readable when pluto dies (pidfd_open(2))."""
         generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
@@ -258,16 +273,17 @@ class Agent:
             self._credentials = credentials
         desired = self._desire(installed)
         self._count_drops(began, forced=bool(waiting))
-        kernel, self._kernel_dirty = self._kernel_dirty, False
         observed = Observed(
-            ike=_read(lambda: self._parts.ike.observe(full=bool(waiting), kernel=kernel)),
+            ike=_read(
+                lambda: self._parts.ike.observe(
+                    full=bool(waiting), kernel_changed=self._take_kernel_changed
+                )
+            ),
             installed=installed,
             credentials=credentials,
             guard=_read(self._parts.guard.observe),
         )
         self._watch_pluto(observed.ike)
-        if isinstance(observed.ike, Unobserved):
-            self._kernel_dirty = True
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         outcomes = self._apply(made.steps)
         now = time.monotonic()

@@ -10,7 +10,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
@@ -94,29 +94,30 @@ class Libreswan:
         """A descriptor that becomes readable when pluto dies; the caller closes it."""
         return self._pluto.pidfd()
 
-    def observe(self, *, full: bool = False, kernel: bool = False) -> ObservedIke:
-        """pluto's connections and SAs, and the kernel's IPsec tables as last read.
+    def observe(
+        self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False
+    ) -> ObservedIke:
+        """pluto's connections and SAs, and the kernel's IPsec tables.
 
-        ``full`` reads the list of loaded connections even if nothing hints at a change;
-        ``kernel`` reads the tables anew (they are read the first time in any case).
+        ``full`` reads the list of loaded connections even if nothing hints at a change. The
+        tables are read anew when ``kernel_changed()``, which is asked after pluto was: so what
+        pluto reports and the tables lack is missing, not merely newer than the tables.
 
         Raises ObservationError: pluto is there and its state cannot be read.
         """
         try:
-            if kernel or self._seen.policies is None:
+            try:
+                ike = self._observe_running(full)
+            except PlutoDownError:
+                self._seen.doubtful = True
+                self._seen.generation = ""
+                ike = ObservedIke(running=False)
+            if kernel_changed() or self._seen.policies is None:
                 self._seen.policies = xfrm.observe_policies()
                 self._seen.states = xfrm.observe_states()
-            return self._observe_running(full)
-        except PlutoDownError:
-            self._seen.doubtful = True
-            self._seen.generation = ""
-            return ObservedIke(
-                running=False,
-                policies=self._seen.policies or frozenset(),
-                states=self._seen.states,
-            )
         except CommandError as error:
             raise ObservationError(f"the state of the IKE daemon is unknown: {error}") from error
+        return replace(ike, policies=self._seen.policies, states=self._seen.states)
 
     def observe_installed(self) -> Mapping[str, InstalledTunnel]:
         """What our files (for adoption: the original's) record. Raises ObservationError."""
@@ -193,8 +194,6 @@ class Libreswan:
             unoriented=seen.connections.unoriented,
             children=children,
             ike_sas=ikes,
-            policies=seen.policies or frozenset(),
-            states=seen.states,
         )
 
     def _await_loaded(self) -> None:

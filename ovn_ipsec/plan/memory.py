@@ -58,8 +58,6 @@ class Memory:
 
     generation: str = ""
     """The pluto that was there at the last plan."""
-    load_after: float = 0.0
-    """pluto is reading its own files: recorded connections are not loaded by us before."""
     replace_after: float = 0.0
     """Not before: the next wave of replacements of tunnels that carry traffic."""
     listen_at: float = 0.0

@@ -33,10 +33,8 @@ from ovn_ipsec.plan.health import IkeView
 from ovn_ipsec.plan.memory import Memory, TunnelMemory
 from ovn_ipsec.plan.tunnel import plan_tunnel
 
-OBSERVE_AGAIN_S = 1.0
+OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, and while pluto is down."""
-SELF_LOAD_GRACE_S = 1.0
-"""A pluto that has just started reads our files itself; loading them beside it doubles work."""
 REPLACE_WAVE = 10
 """Connections in use that one plan replaces; the next wave follows after REPLACE_PAUSE_S."""
 REPLACE_PAUSE_S = 1.0
@@ -105,7 +103,7 @@ def plan(
             draft.first.append(StartIke())
         draft.wakes.append(now + OBSERVE_AGAIN_S)
         return Plan(draft.steps(), memory, min(draft.wakes))
-    memory = _notice_generation(ike, memory, now)
+    memory = _notice_generation(ike, memory)
     view = IkeView(ike)
     memory = _plan_listen(desired, installed, view, memory, now, draft)
     memory = _plan_tunnels(desired, installed, view, memory, now, draft)
@@ -165,8 +163,8 @@ def _plan_credentials(
             draft.last.append(RemoveCredential(nickname))
 
 
-def _notice_generation(ike: ObservedIke, memory: Memory, now: float) -> Memory:
-    """Another pluto than before: its tunnels start afresh, and it first reads our files."""
+def _notice_generation(ike: ObservedIke, memory: Memory) -> Memory:
+    """Another pluto than before: its tunnels start afresh."""
     if ike.generation == memory.generation:
         return memory
     tunnels = {
@@ -176,7 +174,6 @@ def _notice_generation(ike: ObservedIke, memory: Memory, now: float) -> Memory:
     return replace(
         memory,
         generation=ike.generation,
-        load_after=now + SELF_LOAD_GRACE_S,
         listen_at=0.0,
         listens=0,
         tunnels=tunnels,
@@ -227,10 +224,6 @@ def _plan_tunnels(
         if config is None or not memory.may_try(f"tunnel:{name}", now):
             continue
         planned = plan_tunnel(name, config, record, view, before, now)
-        self_loading = now < memory.load_after and record is not None
-        if self_loading and any(isinstance(step, AddConnection) for step in planned.steps):
-            draft.wakes.append(memory.load_after)
-            continue
         if planned.disruptive:
             if replaced >= wave:
                 draft.wakes.append(max(now + REPLACE_PAUSE_S, memory.replace_after))

@@ -37,9 +37,9 @@ LEAD_RETRY_LAST_S = 30.0
 FALLBACK_RETRY_LAST_S = 300.0
 """A silent lead initiates by itself when it is back, so the fallback may become rare."""
 
-BROKEN_CONFIRM_S = 1.0
+BROKEN_CONFIRM_S = 0.3
 """pluto and the kernel are read one after the other: a difference must last this long."""
-REPAIR_SETTLE_S = 4.0
+REPAIR_SETTLE_S = 3.0
 SURPLUS_LEAD_S = 10.0
 SURPLUS_OTHER_S = 40.0
 SILENCE_S = 20.0
@@ -76,7 +76,7 @@ def plan_tunnel(
         return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
     health = ike.assess(name, record.version, config)
     if health.broken and now >= memory.settle_until:
-        return _plan_repair(name, config, record.version, names, memory, now)
+        return _plan_repair(name, config, record.version, health, memory, now)
     if health.missing:
         return _plan_initiation(name, config, health, replace(memory, broken_since=None), now)
     return _plan_upkeep(name, config, names, health, memory, now)
@@ -124,19 +124,27 @@ def _plan_repair(
     name: str,
     config: TunnelConfig,
     version: int,
-    names: tuple[str, ...],
+    health: TunnelHealth,
     memory: TunnelMemory,
     now: float,
 ) -> TunnelPlan:
-    """The kernel lost states or policies that pluto believes in: negotiate anew."""
-    if memory.broken_since is None:
-        confirm = now + BROKEN_CONFIRM_S
-        return TunnelPlan((), replace(memory, broken_since=now), wake_at=confirm)
-    if now < memory.broken_since + BROKEN_CONFIRM_S:
-        return TunnelPlan((), memory, wake_at=memory.broken_since + BROKEN_CONFIRM_S)
-    steps: list[Step] = [ReplaceConnection(name, names, version, config)]
-    if not config.lead:
-        steps.append(InitiateConnection(name, names, "the kernel lost its SAs or policies"))
+    """The kernel lost states or policies that pluto believes in: negotiate anew.
+
+    First fresh child SAs beside the lost ones, which disturbs nothing that still works; when
+    that did not help, the connections are replaced.
+    """
+    since = now if memory.broken_since is None else memory.broken_since
+    if now < since + BROKEN_CONFIRM_S:
+        return TunnelPlan(
+            (), replace(memory, broken_since=since), wake_at=since + BROKEN_CONFIRM_S
+        )
+    reason = "the kernel lost its SAs or policies"
+    steps: tuple[Step, ...] = (InitiateConnection(name, health.broken, reason, renew=True),)
+    if memory.repairs:
+        names = tuple(connection_name(name, role, version) for role in config.selectors())
+        steps = (ReplaceConnection(name, names, version, config),)
+        if not config.lead:
+            steps += (InitiateConnection(name, names, reason),)
     settled = now + REPAIR_SETTLE_S * 2 ** min(memory.repairs, 4)
     after = replace(
         memory,
@@ -147,7 +155,7 @@ def _plan_repair(
         attempts=1,
         next_attempt=now + LEAD_DELAY_S,
     )
-    return TunnelPlan(tuple(steps), after, wake_at=settled)
+    return TunnelPlan(steps, after, wake_at=settled)
 
 
 def _plan_initiation(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
@@ -49,17 +48,22 @@ class Pair:
 
 
 @contextmanager
-def encrypted_pair(lab: Lab, *flags: str, dump: Path | None = None) -> Iterator[Pair]:
+def encrypted_pair(lab: Lab, *flags: str) -> Iterator[Pair]:
     """Agents first, then tunnels, then traffic: as a cluster is installed."""
     a, b = lab.overlay("a", "b")
     for node in (a, b):
         node.start_pluto()
-        node.start_agent(*flags)
+        start_closed(node, *flags)
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
         lab.connect(a, b, psk=PSK)
         traffic.wait_flowing(UP_TIMEOUT_S)
         yield Pair(lab, a, b, traffic, since)
+
+
+def start_closed(node: Node, *flags: str) -> None:
+    """The agent as on a cluster that was installed with IPsec: no packet in clear, ever."""
+    node.start_agent("--guard-on-unknown=enforce", *flags)
 
 
 def sa_serials(node: Node) -> set[str]:

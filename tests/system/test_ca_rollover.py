@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.system.certificates import CA_CERT, install_identity, write_identity
 from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle
 from tools.lab.container import wait_until
+from tools.lab.identity import CA_CERT, install_identity, write_identity
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 from tools.lab.pki import Authority

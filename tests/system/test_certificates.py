@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.certificates import (
+from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed
+from tools.lab.container import wait_until
+from tools.lab.identity import (
     CERTIFICATE,
     PRIVATE_KEY,
     install_identity,
     write_identity,
 )
-from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle
-from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.pki import Authority, key_pem, make_key
 
@@ -33,7 +33,7 @@ def pair(authority: Authority) -> Iterator[Pair]:
         for node in (a, b):
             install_identity(node, authority.issue(node.name), authority)
             node.start_pluto()
-            node.start_agent()
+            start_closed(node)
         since = lab.wire.mark()
         with lab.traffic(a, b) as traffic:
             a.add_tunnel("tun-b", b.ipv4, remote_name="b")

@@ -5,11 +5,9 @@ The pair lives through all the scenarios of this file, as a node in production d
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -30,15 +28,12 @@ def pair() -> Iterator[Pair]:
 
 
 @pytest.fixture(autouse=True)
-def whole_before_and_after(pair: Pair, request: pytest.FixtureRequest) -> Iterator[None]:
+def whole_before_and_after(pair: Pair) -> Iterator[None]:
     """Each scenario starts with a pair that works, and leaves no packet in clear behind."""
     pair.traffic.wait_flowing(30)
-    failed_before = request.session.testsfailed
+    since = pair.lab.wire.mark()
     yield
-    if request.session.testsfailed > failed_before:
-        results = Path(os.environ.get("LAB_RESULTS_DIRECTORY", "/results"))
-        pair.lab.dump(results / request.node.name.replace("/", "-"))
-    pair.assert_no_plaintext()
+    pair.assert_no_plaintext(since)
 
 
 def _connections(node: Node) -> list[str]:

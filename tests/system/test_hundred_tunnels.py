@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.pairs import PSK, settle
+from tests.system.pairs import PSK, settle, start_closed
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -29,7 +29,7 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     peer.run(["ip", "-batch", "-"], stdin=batch)
     for node in (hub, peer):
         node.start_pluto()
-        node.start_agent()
+        start_closed(node)
     _configure(peer, [(hub.ipv4, address) for address in ALIVE])
     wait_until(lambda: _loaded(peer) == 100, 60, "the peer has loaded its connections")
     start = time.monotonic()

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.system.certificates import install_identity, install_peer_certificate
-from tests.system.pairs import PSK, settle
+from tests.system.pairs import PSK, settle, start_closed
+from tools.lab.identity import install_identity, install_peer_certificate
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 from tools.lab.pcap import Kind
@@ -48,7 +48,7 @@ def test_tunnel_with_the_original_comes_up(lab: Lab, authentication: str, first:
 
 def _start_ours(node: Node) -> None:
     node.start_pluto()
-    node.start_agent()
+    start_closed(node)
 
 
 def _prepare(a: Node, b: Node, authentication: str) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.system.pairs import PSK, UP_TIMEOUT_S, settle, wait_encrypted
+from tests.system.pairs import PSK, UP_TIMEOUT_S, settle, start_closed, wait_encrypted
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 from tools.lab.pcap import Kind
@@ -24,7 +24,7 @@ def test_one_end_configured_long_before_the_other(lab: Lab, first: str) -> None:
     one, other = (a, b) if first == "a" else (b, a)
     for node in (one, other):
         node.start_pluto()
-        node.start_agent()
+        start_closed(node)
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
         _tunnel_to(one, other)
@@ -44,7 +44,7 @@ def test_ports_exist_before_agent_and_pluto_but_after_the_guard(lab: Lab) -> Non
         lab.connect(a, b, psk=PSK)
         settle(3)
         for node in (a, b):
-            node.start_agent()  # it starts pluto, too
+            start_closed(node)  # it starts pluto, too
         traffic.wait_flowing(UP_TIMEOUT_S)
     assert lab.wire.count(Kind.PLAINTEXT, since=since) == 0
 
@@ -53,7 +53,7 @@ def test_tunnel_over_ipv6(lab: Lab) -> None:
     a, b = lab.overlay("a", "b")
     for node in (a, b):
         node.start_pluto()
-        node.start_agent()
+        start_closed(node)
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
         lab.connect(a, b, ipv6=True, psk=PSK)
@@ -74,7 +74,7 @@ def test_other_tunnel_types_are_encrypted(lab: Lab, kind: str, options: dict[str
     flags = ("--guard-ports=udp/4789,gre,udp/6099",)
     for node in (a, b):
         node.start_pluto()
-        node.start_agent(*flags)
+        start_closed(node, *flags)
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
         lab.connect(a, b, kind, ipv6=False, psk=PSK, **options)
@@ -90,7 +90,7 @@ def test_both_ends_at_once_converge_like_the_floor(lab: Lab) -> None:
         node.start_pluto()
     floor_s = _by_hand(a, b)
     for node in (a, b):
-        node.start_agent()
+        start_closed(node)
     settle(3)
     lab.connect(a, b, psk=PSK)
     start = time.monotonic()

@@ -93,6 +93,25 @@ def test_established_and_negotiating_sas_of_4() -> None:
     assert ikes == (IkeSa("tun-in-1", 1, True), IkeSa("d-in-1", 9, False, initiator=True))
 
 
+UP_5 = """\
+#1: "tun-in-1":500 ESTABLISHED_IKE_SA (established IKE SA); REKEY in 28043s; REPLACE in 28799s; newest; idle;
+#2: "tun-in-1":500 ESTABLISHED_CHILD_SA (established Child SA); REKEY in 27730s; REPLACE in 28799s; newest; eroute owner; IKE SA #1; idle;
+#2: "tun-in-1" esp.6cd4efca@10.9.0.2 esp.92705736@10.9.0.1 Traffic: ESPin=2KB ESPout=0B ESPmax=2^63B 
+"""
+TRAFFIC_5 = """\
+#2: "tun-in-1", type=ESP, add_time=1795318066, inBytes=3249, outBytes=0, maxBytes=2^63B, id='10.9.0.2'
+"""
+
+
+def test_established_sas_of_5() -> None:
+    (child,), ikes = parse_states(UP_5, TRAFFIC_5, Dialect.V5)
+    assert (child.serial, child.ike_serial) == (2, 1)
+    assert (child.spi_in, child.spi_out) == (0x92705736, 0x6CD4EFCA)
+    assert (child.bytes_in, child.bytes_out, child.add_time) == (3249, 0, 1795318066)
+    assert child.line.startswith('000 #2: "tun-in-1" esp.6cd4efca@10.9.0.2 ')
+    assert ikes == (IkeSa("tun-in-1", 1, True),)
+
+
 def test_a_child_that_is_being_negotiated_is_not_up_in_5() -> None:
     children, ikes = parse_states(STATES_5, "", Dialect.V5)
     assert children == ()

@@ -108,8 +108,19 @@ def test_state_flush_renegotiates_once_after_it_is_confirmed() -> None:
     world.settle(want, 5)
     world.kernel.clear()
     assert world.tick(want) == ()
-    assert world.settle(want, 3) == [ReplaceConnection("a", ("a-in-1", "a-out-1"), 1, config(2))]
+    (step,) = world.settle(want, 3)
+    assert isinstance(step, InitiateConnection)
+    assert (step.names, step.renew) == (("a-in-1", "a-out-1"), True)
     assert world.all_up(want)
+
+
+def test_state_flush_that_fresh_sas_do_not_mend_replaces_the_connections() -> None:
+    world, want = World(), desired(a=config(2))
+    world.settle(want, 5)
+    world.kernel.clear()
+    world.peers_answer = False
+    steps = world.settle(want, 8)
+    assert [type(step) for step in steps] == [InitiateConnection, ReplaceConnection]
 
 
 def test_policy_flush_on_the_waiting_end_is_repaired_by_that_end() -> None:
@@ -117,7 +128,7 @@ def test_policy_flush_on_the_waiting_end_is_repaired_by_that_end() -> None:
     world.settle(want, 10)
     world.policies.clear()
     steps = world.settle(want, 3)
-    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+    assert [type(step) for step in steps] == [InitiateConnection]
     assert world.all_up(want)
 
 
