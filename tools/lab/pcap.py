@@ -16,6 +16,8 @@ TUNNEL_PORTS = frozenset({GENEVE_PORT, VXLAN_PORT, STT_PORT})
 _TCP, _UDP, _GRE, _ESP, _AH = 6, 17, 47, 50, 51
 _IPV6_FRAGMENT = 44
 _IPV6_OPTIONS = (0, 43, 60, 135)  # hop-by-hop, routing, destination, mobility
+_MAY_BE_TUNNEL = (_UDP, _TCP, *_IPV6_OPTIONS)
+"""Protocols of a later fragment whose first one decides."""
 _NATT_PORT = 4500
 _IKE_PORT = 500
 _GLOBAL_HEADER_BYTES = 24
@@ -26,7 +28,8 @@ class Kind(enum.Enum):
     """What a packet is to someone who looks for tunnel traffic in clear."""
 
     PLAINTEXT = "plaintext"
-    """Geneve, VXLAN, STT or GRE outside ESP, or a UDP/TCP fragment that may belong to one."""
+    """Geneve, VXLAN, STT or GRE outside ESP, a fragment that may belong to one, or AH, which
+    does not encrypt."""
     ESP = "esp"
     """ESP, bare or in UDP."""
     IKE = "ike"
@@ -125,7 +128,7 @@ def classify(packets: Iterable[Packet], tunnel_ports: frozenset[int]) -> list[Ki
     plaintext if it is of a protocol that carries tunnels.
     """
     listed = list(packets)
-    firsts: dict[tuple[str, str, int, int], Kind] = {}
+    firsts: dict[tuple[str, str, int], Kind] = {}
     for packet in listed:
         key = _datagram(packet)
         if key is not None and not packet.is_later_fragment:
@@ -135,24 +138,28 @@ def classify(packets: Iterable[Packet], tunnel_ports: frozenset[int]) -> list[Ki
     kinds = []
     for packet in listed:
         key = _datagram(packet)
-        if key is not None and packet.is_later_fragment and packet.protocol in (_UDP, _TCP):
+        if key is not None and packet.is_later_fragment and packet.protocol in _MAY_BE_TUNNEL:
             kinds.append(firsts.get(key, Kind.PLAINTEXT))
         else:
             kinds.append(_kind(packet, tunnel_ports))
     return kinds
 
 
-def _datagram(packet: Packet) -> tuple[str, str, int, int] | None:
+def _datagram(packet: Packet) -> tuple[str, str, int] | None:
+    """What the fragments of one datagram have in common.
+
+    Not the protocol: behind IPv6 options only the first fragment shows the real one.
+    """
     if packet.fragment_of is None:
         return None
-    return packet.source, packet.destination, packet.protocol, packet.fragment_of
+    return packet.source, packet.destination, packet.fragment_of
 
 
 def _kind(packet: Packet, tunnel_ports: frozenset[int]) -> Kind:
     """Of a packet that is whole or a first fragment; its ports decide."""
     if packet.protocol == _ESP:
         return Kind.ESP
-    if packet.protocol == _GRE:
+    if packet.protocol in (_GRE, _AH):
         return Kind.PLAINTEXT
     if packet.protocol not in (_UDP, _TCP):
         return Kind.OTHER
