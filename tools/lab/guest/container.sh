@@ -6,6 +6,8 @@ directory=$1 name=$2
 shift 2
 mount --make-rprivate /
 for part; do mount --bind "$directory/$part" "/$part"; done
+# libreswan 5 puts /usr/bin before everything else in its PATH.
+[ ! -e /usr/bin/systemctl ] || mount --bind /run/lab-bin/systemctl /usr/bin/systemctl
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 echo "$name" > /proc/sys/kernel/hostname
