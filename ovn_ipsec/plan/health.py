@@ -30,8 +30,8 @@ class TunnelHealth:
     """Connections whose child SA pluto reports but whose states or policies the kernel lacks."""
     negotiating: bool
     """pluto is initiating one of them right now."""
-    answering: bool
-    """pluto has answered the peer's first message and waits for the next."""
+    in_touch: bool
+    """There is an IKE SA of one of them, or pluto has answered the peer's request for one."""
     surplus: tuple[int, ...]
     """Serials of older child SAs, working ones, beside a newer one of the same connection."""
     bytes_in: int
@@ -53,7 +53,9 @@ class IkeView:
             self._children[child.connection].append(child)
         half_open = [sa for sa in ike.ike_sas if not sa.established]
         self._initiating = {sa.connection for sa in half_open if sa.initiator is not False}
-        self._answering = {sa.connection for sa in half_open if sa.initiator is False}
+        self._with_ike = {
+            sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
+        }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
         self._states = {(state.spi, ip_address(state.dst)) for state in ike.states}
         self._loaded: dict[str, set[str]] = defaultdict(set)
@@ -86,13 +88,13 @@ class IkeView:
         missing: list[str] = []
         broken: list[str] = []
         surplus: list[int] = []
-        negotiating = answering = False
+        negotiating = in_touch = False
         bytes_in = bytes_out = 0
         for role, selector in config.selectors().items():
             name = connection_name(tunnel, role, version)
             children = sorted(self._children.get(name, ()), key=lambda child: child.serial)
             negotiating |= name in self._initiating
-            answering |= name in self._answering
+            in_touch |= name in self._with_ike
             if not children:
                 missing.append(name)
                 continue
@@ -110,7 +112,7 @@ class IkeView:
             missing=tuple(missing),
             broken=tuple(broken),
             negotiating=negotiating,
-            answering=answering,
+            in_touch=in_touch,
             surplus=tuple(surplus),
             bytes_in=bytes_in,
             bytes_out=bytes_out,

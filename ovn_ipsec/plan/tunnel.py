@@ -32,9 +32,9 @@ FALLBACK_DELAY_S = 5.0
 """How long the other end waits for the lead at first contact (DECISIONS 7)."""
 FALLBACK_RECOVERY_S = 2.0
 """The same after the tunnel has been up: the lead is known to run and may not have noticed."""
-ANSWERING_S = 12.0
-"""While the lead's first exchange is being answered the other end waits on, but not for ever:
-a half-open IKE SA stays for minutes when the lead's next message never comes."""
+IN_TOUCH_S = 12.0
+"""While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
+it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
 FALLBACK_RETRY_LAST_S = 300.0
@@ -110,8 +110,15 @@ def _plan_content(
         # the old content may have had other roles (gre to geneve): all of its names go
         old = ike.loaded(name, None)
         step: Step = ReplaceConnection(name, tuple(sorted(old)), record.version + 1, config)
+        steps = [step]
+        if memory.down_since is not None and not config.lead:
+            # It was down, and this change may be what mends it. The lead cannot know of it.
+            names = [
+                connection_name(name, role, record.version + 1) for role in config.selectors()
+            ]
+            steps.append(InitiateConnection(name, tuple(names), "it was changed while down"))
         after = _loaded_now(name, config, replace(memory, was_up=True), now)
-        return TunnelPlan((step,), after, disruptive=bool(old))
+        return TunnelPlan(tuple(steps), after, disruptive=bool(old))
     if strays := loaded - expected:
         # An old version shares its kernel policy with the new one: dropping it alone would
         # cut the new one, so both are renewed in one step.
@@ -166,9 +173,9 @@ def _plan_initiation(
         memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
     if health.negotiating:
         return TunnelPlan((), memory)
-    answering_until = now if memory.down_since is None else memory.down_since + ANSWERING_S
-    if health.answering and not config.lead and now < answering_until:
-        return TunnelPlan((), memory, wake_at=answering_until)
+    in_touch_until = now if memory.down_since is None else memory.down_since + IN_TOUCH_S
+    if health.in_touch and not config.lead and now < in_touch_until:
+        return TunnelPlan((), memory, wake_at=in_touch_until)
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
     attempts = memory.attempts + 1

@@ -61,6 +61,14 @@ def test_changed_psk_replaces_only_that_tunnel_under_the_next_version() -> None:
     assert steps == (ReplaceConnection("a", ("a-in-1", "a-out-1"), 2, with_psk(config(2), "new")),)
 
 
+def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -> None:
+    world = World(peers_answer=False)
+    world.settle(desired(a=config(lead=False, psk="wrong")), 10)
+    world.negotiating.clear()
+    steps = world.tick(desired(a=config(lead=False)))
+    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
 def test_removed_row_is_dropped_only_when_every_source_has_reported() -> None:
     world = World()
     world.settle(desired(a=config(2), b=config(3)), 5)

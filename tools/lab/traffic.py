@@ -15,6 +15,7 @@ from tools.lab.ovs import OvsHost
 
 _FORMAT = struct.Struct("!Q")
 _POLL_S = 0.2
+_LATE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,24 @@ class Traffic:
         }
 
     def lost(self, since_s: float = 0.0) -> int:
-        """Datagrams lost in both directions together; waits until the last ones have arrived."""
-        time.sleep(0.3)
-        until_s = time.monotonic() - 0.25
-        return sum(flow.stats(since_s).lost - flow.stats(until_s).lost for flow in self._flows)
+        """Datagrams sent from `since_s` to now that never arrived, both directions together.
+
+        Waits until something that was sent later has arrived each way: the path keeps the
+        order, so what is then missing is lost and not merely late.
+        """
+        ends = [(flow, len(flow.sent_s)) for flow in self._flows]
+
+        def overtaken() -> bool:
+            return all(max(flow.received_s.copy(), default=-1) >= end for flow, end in ends)
+
+        with contextlib.suppress(TimeoutError):  # silence: whatever is missing is lost
+            wait_until(overtaken, _LATE_S, "later datagrams arrive")
+        return sum(
+            number not in flow.received_s
+            for flow, end in ends
+            for number in range(end)
+            if flow.sent_s[number] >= since_s
+        )
 
     def wait_flowing(self, timeout_s: float, since_s: float | None = None) -> float:
         """Wait until each direction delivers what was sent at `since_s` (default: now) or later.
