@@ -81,8 +81,18 @@ def plan_tunnel(
     if health.broken and now >= memory.settle_until:
         return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
-        return _plan_initiation(name, config, health, replace(memory, broken_since=None), now)
-    return _plan_upkeep(name, config, names, health, memory, now)
+        memory = replace(memory, broken_since=None)
+        planned = _plan_initiation(name, config, health, memory, now)
+    else:
+        planned = _plan_upkeep(name, config, names, health, memory, now)
+    if health.broken:  # again, or still, after a repair that has yet to settle
+        wakes = (
+            [memory.settle_until]
+            if planned.wake_at is None
+            else [memory.settle_until, planned.wake_at]
+        )
+        planned = replace(planned, wake_at=min(wakes))
+    return planned
 
 
 def _plan_content(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovn_ipsec.model.conns import (
+    CertificateAuth,
     Credential,
     CredentialKind,
     Desired,
@@ -261,6 +262,51 @@ def test_failing_tunnel_backs_off_and_others_go_on() -> None:
     world.settle(want, 61)
     assert world.is_up("bad-in-1")
     assert world.memory.error_of("bad") is None
+
+
+def test_change_that_cannot_be_loaded_backs_off_on_the_waiting_end_too() -> None:
+    world, old, new = World(), config(lead=False), config(lead=False, psk="new")
+    world.settle(desired(a=old), 20)
+    world.failing = {"a"}
+    steps = world.settle(desired(a=new), 120)
+    assert 5 <= len([step for step in steps if isinstance(step, ReplaceConnection)]) <= 8
+    assert world.memory.error_of("a") == "it does not work"
+    world.failing.clear()
+    world.settle(desired(a=new), 61)
+    assert world.all_up(desired(a=new)) and world.memory.error_of("a") is None
+
+
+def test_credential_that_is_still_in_use_is_asked_for_ever_more_rarely() -> None:
+    world, nickname = World(), "ovs_certkey_old"
+    used = Credential(nickname, CredentialKind.NODE, "pem", "aa", Secret("k1"))
+    world.credentials = {nickname: used}
+    world.failing = {nickname}
+    steps = world.settle(desired(a=config()), 120)
+    assert 5 <= steps.count(RemoveCredential(nickname)) <= 8
+
+
+def test_certificate_tunnel_is_not_replaced_for_what_an_unread_nss_seems_to_lack() -> None:
+    world = World()
+    auth = CertificateAuth("left", "right", "ovs_certkey_left")
+    same = replace(config(2), auth=auth, keywords=(("rightca", "%same"),))
+    other = replace(same, keywords=(("rightca", "%any"),))
+    world.settle(desired(a=same, b=config(3)), 5)
+    unread = replace(world.observe(), credentials=Unobserved("database is locked"))
+    want = desired(a=other, b=with_psk(config(3), "new"))
+    steps = plan(want, unread, world.memory, world.now).steps
+    assert [step.tunnel for step in steps if isinstance(step, ReplaceConnection)] == ["b"]
+    assert len(world.tick(want)) == 2
+
+
+def test_second_flush_right_after_a_repair_is_looked_at_when_that_one_has_settled() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 5)
+    world.policies.clear()
+    world.tick(want)
+    assert [type(step) for step in world.tick(want, 0.5)] == [ReplaceConnection]
+    world.policies.clear()
+    assert world.settle(want, 4)
+    assert world.all_up(want)
 
 
 def test_duplicate_child_sas_are_deleted_by_the_lead_after_a_while() -> None:
