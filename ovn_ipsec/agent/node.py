@@ -48,7 +48,7 @@ from ovn_ipsec.model.steps import (
     SetGuard,
     Step,
 )
-from ovn_ipsec.plan import Memory, addresses_changed, plan, remember
+from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
 from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
@@ -101,7 +101,8 @@ class Agent:
         self._guard_on_unknown = guard_on_unknown
         self._journal = Journal()
         self._memory = Memory()
-        self._first_guard: Guard | None = None
+        self._guard: Guard | None = None
+        """What the guard has to say now; OVSDB's rows decide once they are known."""
         self._sources_of_routes: dict[str, str | None] = {}
         self._pki = PkiFact()
         self._check_files_at = time.monotonic()
@@ -156,11 +157,10 @@ class Agent:
         When nftables does not take it the agent goes on, for encrypted and unguarded is better
         than neither: the failure is logged, shown, and the guard tried again.
         """
-        self._first_guard = first_guard(
+        self._guard = first_guard(
             self._parts.guard, self._guard_on_unknown, self._policy.guard_ports
         )
-        outcomes = self._parts.guard.apply([SetGuard(self._first_guard)])
-        self._journal.note_steps(outcomes, time.monotonic())
+        self._do([SetGuard(self._guard)])
 
     def run(self, ready: Callable[[], None]) -> None:
         """Tick until an exit is requested.
@@ -241,9 +241,21 @@ class Agent:
             self._sources_of_routes.clear()
             self._memory = addresses_changed(self._memory)
         if self._parts.guard_events.drain():
-            # Restored at once, without waiting for a tick: nothing else guards meanwhile.
             self._mark_dirty()
-            self._due_at = 0.0
+            self._keep_guard()
+
+    def _keep_guard(self) -> None:
+        """Put the guard right, before and beside anything that may have to wait for pluto."""
+        due = guard_is_due(self._guard, _read(self._parts.guard.observe))
+        if self._guard is not None and due and self._memory.may_try("guard", time.monotonic()):
+            self._do([SetGuard(self._guard)])
+
+    def _do(self, steps: Sequence[Step]) -> None:
+        """Apply, remember what failed, and tell the log."""
+        outcomes = self._apply(steps)
+        now = time.monotonic()
+        self._memory = remember(self._memory, outcomes, now)
+        self._journal.note_steps(outcomes, now)
 
     def _take_kernel_changed(self) -> bool:
         """Whether SAs or policies changed since this was last asked."""
@@ -272,6 +284,8 @@ class Agent:
         if not isinstance(credentials, Unobserved):
             self._credentials = credentials
         desired = self._desire(installed)
+        self._guard = desired.guard
+        self._keep_guard()
         self._count_drops(began, forced=bool(waiting))
         observed = Observed(
             ike=_read(
@@ -285,11 +299,9 @@ class Agent:
         )
         self._watch_pluto(observed.ike)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
-        outcomes = self._apply(made.steps)
-        now = time.monotonic()
-        self._memory = remember(made.memory, outcomes, now)
-        self._journal.note_steps(outcomes, now)
-        self._publish(desired, observed, now)
+        self._memory = made.memory
+        self._do(made.steps)
+        self._publish(desired, observed, time.monotonic())
         self._last_end = time.monotonic()
         self._rest_s = min(self._last_end - began, REST_MOST_S)
         self._due_at = min(made.wake_at or began + PERIOD_S, began + PERIOD_S)
@@ -305,7 +317,7 @@ class Agent:
         parts = self._parts
         if not parts.ovsdb.in_sync:
             problem = parts.ovsdb.problem
-            return Desired(guard=self._first_guard, problems=(problem,) if problem else ())
+            return Desired(guard=self._guard, problems=(problem,) if problem else ())
         node, tunnels = parts.ovsdb.snapshot()
         self._pki = self._read_files()
         looked_up = addresses_to_look_up(tunnels)
@@ -358,8 +370,9 @@ class Agent:
             for name in desired.tunnels
             if (error := self._memory.error_of(name)) is not None
         }
+        problems = (*desired.problems, *self._memory.node_errors())
         self._snapshot = take_snapshot(
-            desired,
+            replace(desired, problems=problems),
             observed,
             versions={name: record.version for name, record in records.items()},
             errors=errors,
@@ -371,7 +384,10 @@ class Agent:
 
     def _clean_up(self) -> None:
         """What `exit` has always removed: connections, credentials, files; never the guard."""
-        self._parts.ike.cleanup()
+        try:
+            self._parts.ike.cleanup()
+        except DriverError as error:
+            _log.error("Not everything could be removed; another exit goes on with it: %s", error)  # noqa: TRY400  the message is for an operator
         observed = _read(self._parts.nss.observe)
         if not isinstance(observed, Unobserved):
             made = plan(

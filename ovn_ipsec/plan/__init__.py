@@ -9,6 +9,6 @@ and the kernel say of it, ``memory`` is what has to be remembered from plan to p
 """
 
 from ovn_ipsec.plan.memory import Memory, addresses_changed, remember
-from ovn_ipsec.plan.planner import Plan, plan
+from ovn_ipsec.plan.planner import Plan, guard_is_due, plan
 
-__all__ = ["Memory", "Plan", "addresses_changed", "plan", "remember"]
+__all__ = ["Memory", "Plan", "addresses_changed", "guard_is_due", "plan", "remember"]

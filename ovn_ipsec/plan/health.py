@@ -30,8 +30,10 @@ class TunnelHealth:
     """Connections whose child SA pluto reports but whose states or policies the kernel lacks."""
     negotiating: bool
     """pluto is initiating one of them right now."""
+    in_touch: bool
+    """There is an IKE SA of one of them, or pluto has answered the peer's request for one."""
     surplus: tuple[int, ...]
-    """Serials of older child SAs beside a newer one of the same connection."""
+    """Serials of older child SAs, working ones, beside a newer one of the same connection."""
     bytes_in: int
     bytes_out: int
 
@@ -49,9 +51,12 @@ class IkeView:
         self._children: dict[str, list[ChildSa]] = defaultdict(list)
         for child in ike.children:
             self._children[child.connection].append(child)
-        self._initiating = {
-            sa.connection for sa in ike.ike_sas if not sa.established and sa.initiator is not False
+        half_open = [sa for sa in ike.ike_sas if not sa.established]
+        self._initiating = {sa.connection for sa in half_open if sa.initiator is not False}
+        self._with_ike = {
+            sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
         }
+        self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
         self._states = {(state.spi, ip_address(state.dst)) for state in ike.states}
         self._loaded: dict[str, set[str]] = defaultdict(set)
         for name in ike.loaded:
@@ -83,22 +88,34 @@ class IkeView:
         missing: list[str] = []
         broken: list[str] = []
         surplus: list[int] = []
-        negotiating = False
+        negotiating = in_touch = False
         bytes_in = bytes_out = 0
         for role, selector in config.selectors().items():
             name = connection_name(tunnel, role, version)
             children = sorted(self._children.get(name, ()), key=lambda child: child.serial)
             negotiating |= name in self._initiating
+            in_touch |= name in self._with_ike
             if not children:
                 missing.append(name)
                 continue
             if not self._in_kernel(children[-1], config, selector):
                 broken.append(name)
-            surplus += [child.serial for child in children[:-1]]
+            surplus += [
+                child.serial
+                for child in children[:-1]
+                if child.ike_serial in self._ike_serials
+                and self._in_kernel(child, config, selector)
+            ]
             bytes_in += sum(child.bytes_in for child in children)
             bytes_out += sum(child.bytes_out for child in children)
         return TunnelHealth(
-            tuple(missing), tuple(broken), negotiating, tuple(surplus), bytes_in, bytes_out
+            missing=tuple(missing),
+            broken=tuple(broken),
+            negotiating=negotiating,
+            in_touch=in_touch,
+            surplus=tuple(surplus),
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
         )
 
     @staticmethod

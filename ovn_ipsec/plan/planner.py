@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ovn_ipsec.model.conns import (
     Desired,
+    Guard,
     GuardMode,
     InstalledCredential,
     InstalledTunnel,
@@ -115,6 +116,15 @@ def plan(
     return Plan(draft.steps(), memory, min(draft.wakes, default=None))
 
 
+def guard_is_due(wanted: Guard | None, observed: ObservedGuard | Unobserved) -> bool:
+    """Whether the table in the kernel is known not to be the wanted guard."""
+    if wanted is None or isinstance(observed, Unobserved):
+        return False
+    if wanted.mode is GuardMode.OFF:
+        return observed.present
+    return not observed.intact or observed.digest != wanted.digest
+
+
 def _plan_guard(
     desired: Desired,
     observed: ObservedGuard | Unobserved,
@@ -122,13 +132,7 @@ def _plan_guard(
     now: float,
     draft: _Draft,
 ) -> None:
-    if desired.guard is None or isinstance(observed, Unobserved):
-        return
-    if desired.guard.mode is GuardMode.OFF:
-        right = not observed.present
-    else:
-        right = observed.intact and observed.digest == desired.guard.digest
-    if right:
+    if desired.guard is None or not guard_is_due(desired.guard, observed):
         return
     if memory.may_try("guard", now):
         draft.first.append(SetGuard(desired.guard))

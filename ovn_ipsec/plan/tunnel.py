@@ -32,6 +32,9 @@ FALLBACK_DELAY_S = 5.0
 """How long the other end waits for the lead at first contact (DECISIONS 7)."""
 FALLBACK_RECOVERY_S = 2.0
 """The same after the tunnel has been up: the lead is known to run and may not have noticed."""
+IN_TOUCH_S = 12.0
+"""While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
+it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
 FALLBACK_RETRY_LAST_S = 300.0
@@ -76,7 +79,7 @@ def plan_tunnel(
         return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
     health = ike.assess(name, record.version, config)
     if health.broken and now >= memory.settle_until:
-        return _plan_repair(name, config, record.version, health, memory, now)
+        return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
         return _plan_initiation(name, config, health, replace(memory, broken_since=None), now)
     return _plan_upkeep(name, config, names, health, memory, now)
@@ -107,8 +110,15 @@ def _plan_content(
         # the old content may have had other roles (gre to geneve): all of its names go
         old = ike.loaded(name, None)
         step: Step = ReplaceConnection(name, tuple(sorted(old)), record.version + 1, config)
+        steps = [step]
+        if memory.down_since is not None and not config.lead:
+            # It was down, and this change may be what mends it. The lead cannot know of it.
+            names = [
+                connection_name(name, role, record.version + 1) for role in config.selectors()
+            ]
+            steps.append(InitiateConnection(name, tuple(names), "it was changed while down"))
         after = _loaded_now(name, config, replace(memory, was_up=True), now)
-        return TunnelPlan((step,), after, disruptive=bool(old))
+        return TunnelPlan(tuple(steps), after, disruptive=bool(old))
     if strays := loaded - expected:
         # An old version shares its kernel policy with the new one: dropping it alone would
         # cut the new one, so both are renewed in one step.
@@ -124,27 +134,23 @@ def _plan_repair(
     name: str,
     config: TunnelConfig,
     version: int,
-    health: TunnelHealth,
     memory: TunnelMemory,
     now: float,
 ) -> TunnelPlan:
-    """The kernel lost states or policies that pluto believes in: negotiate anew.
+    """The kernel lost states or policies that pluto believes in: replace the connections.
 
-    First fresh child SAs beside the lost ones, which disturbs nothing that still works; when
-    that did not help, the connections are replaced.
+    Fresh child SAs beside the lost ones heal as fast, but leave ones that pluto cannot be rid
+    of: deleting a child SA whose kernel state is gone ended pluto 4.10.
     """
     since = now if memory.broken_since is None else memory.broken_since
     if now < since + BROKEN_CONFIRM_S:
         return TunnelPlan(
             (), replace(memory, broken_since=since), wake_at=since + BROKEN_CONFIRM_S
         )
-    reason = "the kernel lost its SAs or policies"
-    steps: tuple[Step, ...] = (InitiateConnection(name, health.broken, reason, renew=True),)
-    if memory.repairs:
-        names = tuple(connection_name(name, role, version) for role in config.selectors())
-        steps = (ReplaceConnection(name, names, version, config),)
-        if not config.lead:
-            steps += (InitiateConnection(name, names, reason),)
+    names = tuple(connection_name(name, role, version) for role in config.selectors())
+    steps: tuple[Step, ...] = (ReplaceConnection(name, names, version, config),)
+    if not config.lead:
+        steps += (InitiateConnection(name, names, "the kernel lost its SAs or policies"),)
     settled = now + REPAIR_SETTLE_S * 2 ** min(memory.repairs, 4)
     after = replace(
         memory,
@@ -167,6 +173,9 @@ def _plan_initiation(
         memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
     if health.negotiating:
         return TunnelPlan((), memory)
+    in_touch_until = now if memory.down_since is None else memory.down_since + IN_TOUCH_S
+    if health.in_touch and not config.lead and now < in_touch_until:
+        return TunnelPlan((), memory, wake_at=in_touch_until)
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
     attempts = memory.attempts + 1
@@ -214,8 +223,9 @@ def _tidy(
     due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S)
     if now < due:
         return replace(memory, surplus_since=since), (), due
-    steps = tuple(DeleteSa(name, serial) for serial in health.surplus)
-    return replace(memory, surplus_since=None), steps, None
+    # One at a time: each deletion may take others with it, and pluto 4.10 does not survive
+    # being told to delete a child SA whose IKE SA has just gone.
+    return replace(memory, surplus_since=due), (DeleteSa(name, health.surplus[0]),), None
 
 
 def _listen_for_silence(

@@ -61,6 +61,14 @@ def test_changed_psk_replaces_only_that_tunnel_under_the_next_version() -> None:
     assert steps == (ReplaceConnection("a", ("a-in-1", "a-out-1"), 2, with_psk(config(2), "new")),)
 
 
+def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -> None:
+    world = World(peers_answer=False)
+    world.settle(desired(a=config(lead=False, psk="wrong")), 10)
+    world.negotiating.clear()
+    steps = world.tick(desired(a=config(lead=False)))
+    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
 def test_removed_row_is_dropped_only_when_every_source_has_reported() -> None:
     world = World()
     world.settle(desired(a=config(2), b=config(3)), 5)
@@ -108,19 +116,8 @@ def test_state_flush_renegotiates_once_after_it_is_confirmed() -> None:
     world.settle(want, 5)
     world.kernel.clear()
     assert world.tick(want) == ()
-    (step,) = world.settle(want, 3)
-    assert isinstance(step, InitiateConnection)
-    assert (step.names, step.renew) == (("a-in-1", "a-out-1"), True)
+    assert world.settle(want, 3) == [ReplaceConnection("a", ("a-in-1", "a-out-1"), 1, config(2))]
     assert world.all_up(want)
-
-
-def test_state_flush_that_fresh_sas_do_not_mend_replaces_the_connections() -> None:
-    world, want = World(), desired(a=config(2))
-    world.settle(want, 5)
-    world.kernel.clear()
-    world.peers_answer = False
-    steps = world.settle(want, 8)
-    assert [type(step) for step in steps] == [InitiateConnection, ReplaceConnection]
 
 
 def test_policy_flush_on_the_waiting_end_is_repaired_by_that_end() -> None:
@@ -128,7 +125,7 @@ def test_policy_flush_on_the_waiting_end_is_repaired_by_that_end() -> None:
     world.settle(want, 10)
     world.policies.clear()
     steps = world.settle(want, 3)
-    assert [type(step) for step in steps] == [InitiateConnection]
+    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
     assert world.all_up(want)
 
 
@@ -288,6 +285,14 @@ def test_traffic_that_only_goes_out_gets_fresh_child_sas_and_then_patience() -> 
     renewals = [step for step in steps if isinstance(step, InitiateConnection)]
     assert 2 <= len(renewals) <= 4
     assert all(step.renew for step in renewals)
+
+
+def test_waiting_end_that_answers_the_lead_does_not_cross_it() -> None:
+    world, want = World(), desired(a=config(lead=False))
+    world.tick(want)
+    world.answering = {"a-in-1"}
+    assert world.settle(want, 11) == []
+    assert [type(step) for step in world.settle(want, 4)] == [InitiateConnection]
 
 
 def test_two_way_traffic_is_never_renewed() -> None:

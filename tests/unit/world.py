@@ -101,6 +101,7 @@ class World:
         self.children: dict[int, tuple[str, TunnelConfig, str]] = {}
         self.bytes: dict[int, tuple[int, int]] = {}
         self.negotiating: set[str] = set()
+        self.answering: set[str] = set()
         self.kernel: set[int] = set()
         self.policies: set[KernelPolicy] = set()
         self.installed: dict[str, InstalledTunnel] = {}
@@ -126,7 +127,11 @@ class World:
             generation=str(self.generation),
             loaded=frozenset(self.configs) | self.foreign,
             children=children if self.running else (),
-            ike_sas=tuple(IkeSa(name, 0, False, True) for name in self.negotiating),
+            ike_sas=(
+                IkeSa("any", 1, True),
+                *(IkeSa(name, 0, False, True) for name in self.negotiating),
+                *(IkeSa(name, 0, False, False) for name in self.answering),
+            ),
             policies=frozenset(self.policies),
             states=states,
         )

@@ -17,6 +17,7 @@ from tools.lab.machine.session import (
     Session,
     new_results_directory,
     run,
+    run_on_host,
     run_sharded,
 )
 
@@ -27,6 +28,8 @@ _NO_TESTS = 5
 def main(arguments: list[str]) -> int:
     """The exit status of what ran in the machine; 1 also if its images cannot be built."""
     parsed = _parser().parse_args(arguments)
+    if os.environ.get("LAB") == "host":
+        return run_on_host(_command(parsed), new_results_directory("host"))
     try:
         if parsed.action == "build":
             build_images(parsed.root, PROJECT)

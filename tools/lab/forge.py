@@ -10,6 +10,8 @@ _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _UDP, _GRE, _FRAGMENT = 17, 47, 44
 INNER_PORT = 7777
 """UDP port of what is inside, at both ends."""
+EXPERIMENTAL = 0x88B5
+"""IEEE 802 local experimental Ethertype 1."""
 
 
 def checksum(data: bytes) -> int:
@@ -54,12 +56,20 @@ def udp(src: str, dst: str, port: int, payload: bytes) -> bytes:
 
 
 def ipv4(
-    src: str, dst: str, protocol: int, payload: bytes, *, offset: int = 0, more: bool = False
+    src: str,
+    dst: str,
+    protocol: int,
+    payload: bytes,
+    *,
+    identification: int = 0,
+    offset: int = 0,
+    more: bool = False,
 ) -> bytes:
     """A packet or (``offset`` in bytes) a fragment."""
     flags = (0x2000 if more else 0) | offset // 8
     ends = ip_address(src).packed + ip_address(dst).packed
-    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0x4711, flags, 64, protocol)
+    number = identification & 0xFFFF
+    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), number, flags, 64, protocol)
     sum_ = checksum(start + b"\0\0" + ends)
     return start + struct.pack("!H", sum_) + ends + payload
 
@@ -71,7 +81,12 @@ def ipv6(src: str, dst: str, next_header: int, payload: bytes) -> bytes:
 
 
 def packets(
-    src: str, dst: str, protocol: int, payload: bytes, fragment_bytes: int | None
+    src: str,
+    dst: str,
+    protocol: int,
+    payload: bytes,
+    fragment_bytes: int | None,
+    identification: int = 0x4711,
 ) -> Iterator[bytes]:
     """The packet, or its fragments (RFC 791; RFC 8200 section 4.5)."""
     pieces = [(0, payload)]
@@ -81,11 +96,13 @@ def packets(
     for at, piece in pieces:
         more = at + len(piece) < len(payload)
         if ":" not in src:
-            yield ipv4(src, dst, protocol, piece, offset=at, more=more)
+            yield ipv4(
+                *(src, dst, protocol, piece), identification=identification, offset=at, more=more
+            )
         elif fragment_bytes is None:
             yield ipv6(src, dst, protocol, piece)
         else:
-            header = struct.pack("!BBHI", protocol, 0, at | more, 0x4711)
+            header = struct.pack("!BBHI", protocol, 0, at | more, identification)
             yield ipv6(src, dst, _FRAGMENT, header + piece)
 
 
@@ -102,5 +119,5 @@ def _mac(text: str) -> bytes:
 
 
 def experimental_frame(src_mac: str, dst_mac: str, payload: bytes) -> bytes:
-    """A frame that is not IP (IEEE 802 local experimental Ethertype 1)."""
-    return _mac(dst_mac) + _mac(src_mac) + b"\x88\xb5" + payload
+    """A frame that is not IP."""
+    return _mac(dst_mac) + _mac(src_mac) + struct.pack("!H", EXPERIMENTAL) + payload

@@ -15,6 +15,7 @@ from tools.lab.ovs import OvsHost
 
 _FORMAT = struct.Struct("!Q")
 _POLL_S = 0.2
+_LATE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class _Flow:
         """Of the datagrams sent at `since_s` (monotonic) or later."""
         sent = [(number, at) for number, at in enumerate(list(self.sent_s)) if at >= since_s]
         arrivals = sorted(
-            at for number, at in list(self.received_s.items()) if self.sent_s[number] >= since_s
+            at for number, at in self.received_s.copy().items() if self.sent_s[number] >= since_s
         )
         if not sent:
             return FlowStats(0, 0, 0.0)
@@ -69,7 +70,7 @@ class _Flow:
     def first_arrival(self, since_s: float) -> float | None:
         """When the first datagram arrived that was sent at `since_s` or later."""
         arrivals = [
-            at for number, at in list(self.received_s.items()) if self.sent_s[number] >= since_s
+            at for number, at in self.received_s.copy().items() if self.sent_s[number] >= since_s
         ]
         return min(arrivals, default=None)
 
@@ -119,10 +120,24 @@ class Traffic:
         }
 
     def lost(self, since_s: float = 0.0) -> int:
-        """Datagrams lost in both directions together; waits until the last ones have arrived."""
-        time.sleep(0.3)
-        until_s = time.monotonic() - 0.25
-        return sum(flow.stats(since_s).lost - flow.stats(until_s).lost for flow in self._flows)
+        """Datagrams sent from `since_s` to now that never arrived, both directions together.
+
+        Waits until something that was sent later has arrived each way: the path keeps the
+        order, so what is then missing is lost and not merely late.
+        """
+        ends = [(flow, len(flow.sent_s)) for flow in self._flows]
+
+        def overtaken() -> bool:
+            return all(max(flow.received_s.copy(), default=-1) >= end for flow, end in ends)
+
+        with contextlib.suppress(TimeoutError):  # silence: whatever is missing is lost
+            wait_until(overtaken, _LATE_S, "later datagrams arrive")
+        return sum(
+            number not in flow.received_s
+            for flow, end in ends
+            for number in range(end)
+            if flow.sent_s[number] >= since_s
+        )
 
     def wait_flowing(self, timeout_s: float, since_s: float | None = None) -> float:
         """Wait until each direction delivers what was sent at `since_s` (default: now) or later.
