@@ -76,10 +76,6 @@ class MonitorHost(Host):
         self.run([*argv, "--detach", *flags, _OVSDB], timeout_s=90)
         self.wait_for_monitor()
 
-    def stop_original_monitor(self) -> None:
-        """SIGTERM: connections stay."""
-        self.kill_all(signal.SIGTERM, ORIGINAL)
-
     def appctl(self, *arguments: str, timeout_s: float = 20) -> str:
         """The real ``ovs-appctl -t ovs-monitor-ipsec ...``; CommandError on an error reply."""
         return self.run(["ovs-appctl", "-t", _TARGET, *arguments], timeout_s=timeout_s)
