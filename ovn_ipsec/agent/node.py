@@ -407,12 +407,18 @@ def wall_clock() -> datetime:
 def first_guard(
     driver: Nftables, on_unknown: GuardMode, guard_ports: frozenset[GuardPort]
 ) -> Guard:
-    """The guard to start with: the one in force, else the last one, else closed as asked."""
+    """The guard to start with: the one in force, else the last one, else closed as asked.
+
+    A node that has had a guard which cannot be read any more is no first start: it is closed.
+    """
     live = _read(driver.live_guard)
     if isinstance(live, Guard):
         return live
     last = driver.load_last_known()
-    return last or Guard(on_unknown, frozenset({GENEVE}) | guard_ports)
+    if last is not None:
+        return last
+    mode = GuardMode.ENFORCE if _read(driver.was_in_force) is True else on_unknown
+    return Guard(mode, frozenset({GENEVE}) | guard_ports)
 
 
 def _driver_of(step: Step) -> str:

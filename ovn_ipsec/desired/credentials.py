@@ -80,8 +80,9 @@ def judge_credentials(
     removing a file name from OVSDB removes no credential.
     """
     problem = _own_problem(pki, now)
-    roots, ca_problem, warnings = _judge_ca(pki.ca_cert, now)
     own = pki.certificate
+    ends = [fact for fact in (own, *pki.remote_certificates.values()) if fact is not None]
+    roots, ca_problem, warnings = _judge_ca(pki.ca_cert, now, {end.fingerprint for end in ends})
     if not problem and not ca_problem and own and not pki.issued_by_ca:
         ca_problem = (
             f"certificate {own.path!r} is not signed by a CA of {_path(pki.ca_cert)!r}; "
@@ -136,9 +137,11 @@ def right_ca(
     a self-signed peer's certificate too when it says that it is a CA.
     """
     allowed = {c.fingerprint for c in credentials if c.kind is not CredentialKind.PEER}
-    ours = (CA_NICKNAME, NODE_PREFIX)
     foreign = any(
-        entry.is_root and entry.fingerprint not in allowed and not entry.nickname.startswith(ours)
+        entry.is_root
+        and entry.fingerprint not in allowed
+        and entry.nickname != CA_NICKNAME
+        and not entry.nickname.startswith(NODE_PREFIX)
         for entry in installed
     )
     return "%same" if foreign else "%any"
@@ -165,8 +168,9 @@ def _own_problem(pki: PkiFact, now: datetime) -> str | None:
 
 
 def _judge_ca(
-    bundle: CertificateFact | None, now: datetime
+    bundle: CertificateFact | None, now: datetime, ends: Collection[str]
 ) -> tuple[list[Credential], str | None, tuple[str, ...]]:
+    """``ends``: fingerprints of the certificates that this node and its peers have."""
     if bundle is None:
         return [], "no CA certificate: set other_config:ca_cert of Open_vSwitch", ()
     if bundle.problem:
@@ -175,6 +179,12 @@ def _judge_ca(
     warnings: list[str] = []
     for member in bundle.chain:
         refused = _root_problem(member, now)
+        if member.fingerprint in ends:
+            # NSS holds a certificate once, under one nickname: it cannot be both.
+            refused = (
+                f"{member.path!r}: {member.subject!a} is a node's own certificate, too; name the "
+                "CA that signed it, or none for self-signed nodes"
+            )
         if refused:
             warnings.append(f"CA certificate {refused}")
         else:
@@ -206,7 +216,11 @@ def _judge_peers(
         problem = fact.problem
         problem = problem or _validity_problem("remote certificate", fact, now)
         problem = problem or _cn_problem("remote certificate", fact)
-        if not problem and fact.common_name in (local_name, "cacert"):
+        # CAs of further subjects are named ovs_cert_cacert-... in NSS: a peer of such a name
+        # would be taken for one of them.
+        name = fact.common_name
+        reserved = name == "cacert" or name.startswith("cacert-")
+        if not problem and (reserved or name == local_name):
             problem = f"remote certificate {path!r} has this node's own or a reserved common name"
         if problem:
             verdicts[path] = PeerVerdict(problem=problem)

@@ -115,12 +115,22 @@ class Nftables:
             _log.warning("%s: cannot be used as the last known guard: %s", self._last_known, error)
             return None
 
+    def was_in_force(self) -> bool:
+        """Whether this node has had a guard, readable or not. Raises ObservationError."""
+        return self._last_known.exists() or self._table_exists()
+
     def _attempt(self, guard: Guard) -> str | None:
         try:
             if guard.mode is GuardMode.OFF:
                 self.remove()
             else:
                 self._set(guard)
+                if not self._look().intact:
+                    # Taken for done, it would be found changed and be set again without end.
+                    raise DriverError(
+                        "nft took the table and lists it otherwise than written; does another "
+                        "program change it, or is nft newer than this program?"
+                    )
         except (DriverError, ValueError) as error:
             return f"guard: {error}"
         return None
@@ -217,6 +227,7 @@ class Nftables:
         text = nftables_text.render_guard(guard, GuardCounters(0, 0))
         unfinished = self._last_known.with_name(f".{self._last_known.name}.new")
         try:
+            unfinished.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             unfinished.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with os.fdopen(os.open(unfinished, flags, 0o600), "w") as file:

@@ -66,15 +66,19 @@ def parse_listing(text: str) -> Listing:
 
 
 def parse_rendering(text: str) -> Guard:
-    """The Guard of a text that ``render_guard`` wrote. Raises ValueError: it is none such."""
+    """The Guard of a text that ``render_guard`` wrote. Raises ValueError: it is none such.
+
+    The sets and comments decide: another version may have written other rules for the same guard,
+    and an upgrade must not forget what was closed.
+    """
     try:
         commands = json.loads(text)["nftables"]
         added = [pair for command in commands for pair in command.get("add", {}).items()]
-        guard = read_guard(_listing(added))
-    except (AttributeError, KeyError, TypeError) as error:
+        guard = _guard_of(_listing(added))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"not a guard: {error!r}") from error
-    if guard is None:
-        raise ValueError("not a guard as this version writes it")
+    for _ in table_objects(guard, TABLE):
+        pass  # raises ValueError when no table can say it
     return guard
 
 

@@ -231,10 +231,12 @@ def test_damaged_file_is_no_last_known_guard(kept: Path) -> None:
 
 
 def test_disk_that_takes_no_file_does_not_open_the_guard(kept: Path) -> None:
-    driver = Nftables(kept.parent / "missing" / "guard.json")
+    in_the_way = kept.parent / "state"
+    in_the_way.touch()
+    driver = Nftables(in_the_way / "guard.json")
     put(driver, CLOSED)
     assert driver.observe().intact
-    (kept.parent / "missing").mkdir()
+    in_the_way.unlink()
     driver.observe()
     assert driver.load_last_known() == CLOSED
 

@@ -153,6 +153,21 @@ def test_self_signed_node_needs_no_ca_and_pins_its_peers() -> None:
     assert {c.nickname for c in verdict.credentials} == {"ovs_certkey_left", "ovs_cert_right"}
 
 
+@pytest.mark.parametrize("whose", ["left", "right"])
+def test_certificate_of_a_node_named_as_ca_too_is_wanted_under_one_nickname_only(
+    whose: str,
+) -> None:
+    own = certificate(issuer="CN=left")
+    right = certificate("right", "/right.pem", "CN=right")
+    both = replace(certificate(whose, "/ca.pem", f"CN={whose}"), is_ca=True)
+    ca = replace(both, chain=(both,))
+    verdict = judge(PkiFact(own, key(), ca, {"/right.pem": right}, issued_by_ca=whose == "left"))
+    fingerprints = [c.fingerprint for c in verdict.credentials]
+    assert len(fingerprints) == len(set(fingerprints)) == 2
+    assert verdict.problem is None and "a node's own" in (verdict.ca_problem or "")
+    assert all(peer.problem is None for peer in verdict.peers.values())
+
+
 def test_bad_peer_certificates_concern_their_own_tunnels_alone() -> None:
     expired = replace(certificate("old", "/old", "CN=old"), not_after=NOW - DAY)
     remote = {
@@ -163,6 +178,7 @@ def test_bad_peer_certificates_concern_their_own_tunnels_alone() -> None:
         "/twin1": certificate("twin", "/twin1", "CN=1"),
         "/twin2": certificate("twin", "/twin2", "CN=2"),
         "/reserved": certificate("cacert", "/reserved", "CN=cacert"),
+        "/spare": certificate("cacert-0badcafe", "/spare", "CN=cacert-0badcafe"),
     }
     verdict = judge(replace(GOOD, remote_certificates=remote))
     good = [path for path, peer in verdict.peers.items() if peer.problem is None]
@@ -245,4 +261,5 @@ def test_right_ca_names_the_issuer_only_beside_a_foreign_root() -> None:
     assert right_ca(ours, [root]) == "%any"
     assert right_ca(ours, [root, entry("corporate", "x", False)]) == "%any"
     assert right_ca(ours, [root, entry("corporate", "x", True)]) == "%same"
-    assert right_ca(ours, [root, entry("ovs_cert_right", "x", True)]) == "%same"
+    for peer in ("ovs_cert_right", "ovs_cert_cacertain"):
+        assert right_ca(ours, [root, entry(peer, "x", True)]) == "%same"
