@@ -92,7 +92,8 @@ def _install_as_original(node: Node) -> None:
 
 
 def _ovs_ctl(node: Node, *arguments: str) -> str:
-    argv = [f"{SHARE}/scripts/ovs-ctl", *arguments]
+    script = 'exec "$0" "$@" 2>/dev/null'
+    argv = ["sh", "-c", script, f"{SHARE}/scripts/ovs-ctl", *arguments]
     return node.run(argv, environment={"OVS_PKGDATADIR": SHARE}, timeout_s=90)
 
 
