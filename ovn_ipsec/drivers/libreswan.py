@@ -112,12 +112,16 @@ class Libreswan:
                 self._seen.doubtful = True
                 self._seen.generation = ""
                 ike = ObservedIke(running=False)
-            if kernel_changed() or self._seen.policies is None:
-                self._seen.policies = xfrm.observe_policies()
+            policies = None if kernel_changed() else self._seen.policies
+            if policies is None:
+                # Should a reading fail, the next observation must not take these for current.
+                self._seen.policies = None
+                policies = xfrm.observe_policies()
                 self._seen.states = xfrm.observe_states()
+                self._seen.policies = policies
         except CommandError as error:
             raise ObservationError(f"the state of the IKE daemon is unknown: {error}") from error
-        return replace(ike, policies=self._seen.policies, states=self._seen.states)
+        return replace(ike, policies=policies, states=self._seen.states)
 
     def observe_installed(self) -> Mapping[str, InstalledTunnel]:
         """What our files (for adoption: the original's) record. Raises ObservationError."""

@@ -146,9 +146,10 @@ class TunnelStore:
         """Delete a tunnel's files; True when a secret went. Raises DriverError."""
         conf, secrets = self._files(tunnel)
         try:
-            conf.unlink(missing_ok=True)
+            # The record goes last: without it nobody would ever delete the secret.
             had_secret = secrets.exists()
             secrets.unlink(missing_ok=True)
+            conf.unlink(missing_ok=True)
         except OSError as error:
             raise DriverError(_os_message("removed", conf, error)) from error
         self.installed()
@@ -362,11 +363,15 @@ def _discard(moves: Iterable[tuple[Path, Path]]) -> None:
 
 
 def _sync_dir(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # The files are in place; whether they outlive a power cut is not worth a tunnel.
+        _LOG.warning("%s", _os_message("synchronised", directory, error))
 
 
 def _os_message(verb: str, path: Path, error: OSError) -> str:

@@ -34,7 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from ovn_ipsec.drivers.command import run
 from ovn_ipsec.drivers.nss_database import Contents, Entry, NssDatabase
-from ovn_ipsec.errors import DriverError
+from ovn_ipsec.errors import DriverError, ObservationError
 from ovn_ipsec.model.conns import Credential, CredentialKind, InstalledCredential
 from ovn_ipsec.model.steps import InstallCredential, Outcome, RemoveCredential, Step
 
@@ -50,6 +50,13 @@ _BRIDGE_NAME = "ovn-ipsec bridge"
 _WHACK_TIMEOUT_S = 30.0
 _TRUST = {CredentialKind.CA: "CT,,", CredentialKind.PEER: "P,P,P"}
 _PLUTO_DOWN = ("is not running", "Connection refused")
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for certificates that NSS takes and it does not."""
 
 
 class Nss:
@@ -75,7 +82,12 @@ class Nss:
         """
         if not self._database.exists():
             return ()
-        signature = self._signature()
+        try:
+            signature = self._signature()
+        except OSError as error:
+            raise ObservationError(
+                f"NSS database {self._directory}: {error.strerror}; check its files"
+            ) from error
         if self._observed is None or self._observed[0] != signature:
             contents = self._database.read()
             trust = self._database.trust()
@@ -329,9 +341,12 @@ def _der(pem: str) -> bytes:
 def _parsed(der: bytes) -> x509.Certificate | None:
     """None: a foreign entry that cryptography refuses, and that we only look at."""
     try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError:
+        certificate = x509.load_der_x509_certificate(der)
+        # Names are read when first asked for, and may be what cannot be read.
+        _ = certificate.issuer, certificate.subject
+    except _UNREADABLE:
         return None
+    return certificate
 
 
 def _subject(der: bytes) -> bytes:
@@ -345,7 +360,7 @@ def _is_root(der: bytes) -> bool:
         return False
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE):
         return certificate.version is x509.Version.v1
 
 

@@ -65,13 +65,17 @@ class Pluto:
         return pid if re.match(r"\d+ \(pluto\) [^ZX] ", stat) else None
 
     def pidfd(self) -> int | None:
-        """A descriptor that becomes readable when pluto dies (pidfd_open(2)); caller closes."""
+        """A descriptor that becomes readable when pluto dies (pidfd_open(2)); caller closes.
+
+        None also where the kernel (before Linux 5.3) or a seccomp filter refuses: then its death
+        is noticed later, by the next observation.
+        """
         pid = self.pid()
         if pid is None:
             return None
         try:
             return os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError:
             return None
 
     def generation(self) -> str:
@@ -124,13 +128,13 @@ class Pluto:
         else:
             return
         self._refuse_second()
-        nss = str(self._paths.nss_dir)
-        if not (self._paths.nss_dir / "cert9.db").exists():
-            self._paths.nss_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run([str(self._paths.ipsec), "initnss", "--nssdir", nss], timeout_s=self._timeout_s)
-        self._paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # A killed pluto leaves its pidfile, and the next one refuses to start because of it.
-        (self._paths.run_dir / "pluto.pid").unlink(missing_ok=True)
+        try:
+            self._make_room()
+        except OSError as error:
+            raise DriverError(
+                f"no IKE daemon is started: {error.filename}: {error.strerror}; check space and"
+                " permissions"
+            ) from error
         run(self._start_argv(), timeout_s=_START_WAIT_S)
         deadline = time.monotonic() + _START_WAIT_S
         while time.monotonic() < deadline:
@@ -144,6 +148,16 @@ class Pluto:
             f"pluto was started and does not answer on {self._paths.ctl} within"
             f" {_START_WAIT_S:g} s; look into its log"
         )
+
+    def _make_room(self) -> None:
+        """What pluto needs to find before it starts. Raises OSError, CommandError."""
+        nss = str(self._paths.nss_dir)
+        if not (self._paths.nss_dir / "cert9.db").exists():
+            self._paths.nss_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run([str(self._paths.ipsec), "initnss", "--nssdir", nss], timeout_s=self._timeout_s)
+        self._paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # A killed pluto leaves its pidfile, and the next one refuses to start because of it.
+        (self._paths.run_dir / "pluto.pid").unlink(missing_ok=True)
 
     def _start_argv(self) -> Sequence[str]:
         paths = self._paths

@@ -67,8 +67,10 @@ class Memory:
 
     def error_of(self, tunnel: str) -> str | None:
         """Why the last step for a tunnel failed; None when it did not."""
-        retry = self.retries.get(f"tunnel:{tunnel}")
-        return retry.error if retry else None
+        for key in (f"tunnel:{tunnel}", f"sa:{tunnel}"):
+            if (retry := self.retries.get(key)) is not None:
+                return retry.error
+        return None
 
     def node_errors(self) -> tuple[str, ...]:
         """Why steps that concern the whole node failed the last time."""
@@ -92,6 +94,8 @@ def retry_key(step: Step) -> str:
         return f"credential:{step.credential.nickname}"
     if isinstance(step, RemoveCredential):
         return f"credential:{step.nickname}"
+    if isinstance(step, InitiateConnection | DeleteSa):
+        return f"sa:{step.tunnel}"
     return f"tunnel:{step.tunnel}"
 
 
@@ -99,13 +103,16 @@ def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
     """The memory after steps were applied: failures back off, a success clears them.
 
     Initiations and SA deletes have a pace of their own in TunnelMemory; their failure is kept
-    as the tunnel's error, but delays nothing else.
+    as the tunnel's error, but delays nothing else, and neither do they end the back-off of a
+    load that failed.
     """
     retries = dict(memory.retries)
     for outcome in outcomes:
         key = retry_key(outcome.step)
         if outcome.error is None:
             retries.pop(key, None)
+            if key.startswith("tunnel:"):
+                retries.pop(f"sa:{key.removeprefix('tunnel:')}", None)
             continue
         before = retries.get(key)
         failures = before.failures + 1 if before else 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ovn_ipsec.model.conns import (
+    CertificateAuth,
     Desired,
     Guard,
     GuardMode,
@@ -107,7 +108,8 @@ def plan(
     memory = _notice_generation(ike, memory)
     view = IkeView(ike)
     memory = _plan_listen(desired, installed, view, memory, now, draft)
-    memory = _plan_tunnels(desired, installed, view, memory, now, draft)
+    nss_known = not isinstance(observed.credentials, Unobserved)
+    memory = _plan_tunnels(desired, installed, view, memory, now, draft, nss_known=nss_known)
     if desired.complete:
         _plan_drops(desired, installed, view, memory, now, draft)
     draft.wakes += [
@@ -163,7 +165,9 @@ def _plan_credentials(
         return
     for nickname in sorted({credential.nickname for credential in observed}):
         ours = nickname.startswith(OUR_CREDENTIALS)
-        if ours and nickname not in nicknames and nickname not in desired.keep_credentials:
+        unwanted = nickname not in nicknames and nickname not in desired.keep_credentials
+        # It may still be in use, and then for long: by a tunnel that is INVALID and stays up.
+        if ours and unwanted and memory.may_try(f"credential:{nickname}", now):
             draft.last.append(RemoveCredential(nickname))
 
 
@@ -217,6 +221,8 @@ def _plan_tunnels(
     memory: Memory,
     now: float,
     draft: _Draft,
+    *,
+    nss_known: bool,
 ) -> Memory:
     remembered: dict[str, TunnelMemory] = {}
     wave = REPLACE_WAVE if now >= memory.replace_after else 0
@@ -229,6 +235,9 @@ def _plan_tunnels(
             continue
         planned = plan_tunnel(name, config, record, view, before, now)
         if planned.disruptive:
+            if isinstance(config.auth, CertificateAuth) and not nss_known:
+                # What NSS holds decides rightca: the change may be none at all.
+                continue
             if replaced >= wave:
                 draft.wakes.append(max(now + REPLACE_PAUSE_S, memory.replace_after))
                 continue

@@ -20,6 +20,15 @@ from ovn_ipsec.model.facts import CertificateFact, PrivateKeyFact
 _RSA_MIN_BITS = 2048
 """libreswan refuses smaller ones."""
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for a certificate that it cannot make sense of; most are not even
+ValueErrors."""
 
 
 class PemProblem(SourceError):
@@ -35,7 +44,7 @@ def certificate_fact(path: str, data: bytes) -> CertificateFact:
         raise PemProblem("holds no PEM certificate; convert it with `openssl x509`")
     try:
         members = [_member(path, each) for each in x509.load_pem_x509_certificates(data)]
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise PemProblem("holds no readable PEM certificate; check `openssl x509`") from error
     first = members[0]
     return CertificateFact(
@@ -90,7 +99,7 @@ def _verifies(leaf: x509.Certificate, issuer_pem: str) -> bool:
     issuer = x509.load_pem_x509_certificate(issuer_pem.encode())
     try:
         leaf.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*_UNREADABLE, TypeError, InvalidSignature):
         return False
     return True
 

@@ -16,7 +16,7 @@ from tools.lab.node import Node
 from tools.lab.pki import Authority
 from tools.lab.pki import Pair as IssuedPair
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 OLD = Authority.create("old root")
 NOTICED_S = 40.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ovn_ipsec.sources.certificates import (
     CertificateFiles,
     CredentialPaths,
 )
+from tests.unit.odd_certificates import ODD_CERTIFICATES
 from tools.lab.pki import Authority, KeyType, Pair, key_pem, self_signed
 
 EC = KeyType.P256
@@ -174,6 +176,15 @@ def test_bad_content_is_a_problem_that_names_the_file(
     ):
         assert fact and fact.problem
         assert reason in fact.problem and repr(str(path)) in fact.problem
+
+
+@pytest.mark.parametrize("der", ODD_CERTIFICATES.values(), ids=ODD_CERTIFICATES)
+def test_certificate_that_openssl_reads_and_we_cannot_is_a_problem_of_its_file(
+    files: Files, der: bytes
+) -> None:
+    files.certificate.write_text(ssl.DER_cert_to_PEM_cert(der))
+    pki = files.snapshot()
+    assert pki.certificate and "holds no readable PEM" in (pki.certificate.problem or "")
 
 
 def test_key_that_cannot_be_used_is_told_without_its_content(files: Files) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
+from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig
 from tests.unit.test_libreswan_text import GENERATED_CONF, GENERATED_SECRETS
 
@@ -100,3 +103,21 @@ def test_damaged_and_half_written_files_are_absent_and_reported(tmp_path: Path) 
     assert set(again.installed()) == {"b"}
     assert any("a.conf" in warning for warning in again.warnings)
     assert not (paths.tunnels_dir / ".zz.new").exists()
+
+
+def test_removal_that_is_cut_short_leaves_the_record_and_is_repeated(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    TunnelStore(paths).write([files("t")])
+    secrets = paths.tunnels_dir / "t.secrets"
+    kept = secrets.read_text()
+    secrets.unlink()
+    (secrets / "in-the-way").mkdir(parents=True)
+    with pytest.raises(DriverError):
+        TunnelStore(paths).remove("t")
+    (secrets / "in-the-way").rmdir()
+    secrets.rmdir()
+    secrets.write_text(kept)
+    restarted = TunnelStore(paths)
+    assert list(restarted.installed()) == ["t"]
+    assert restarted.remove("t")
+    assert list(paths.tunnels_dir.iterdir()) == []

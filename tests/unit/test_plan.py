@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovn_ipsec.model.conns import (
+    CertificateAuth,
     Credential,
     CredentialKind,
     Desired,
@@ -122,16 +123,17 @@ def test_state_flush_renegotiates_once_after_it_is_confirmed() -> None:
 
 def test_policy_flush_on_the_waiting_end_is_repaired_by_that_end() -> None:
     world, want = World(), desired(a=config(2, lead=False))
-    world.settle(want, 10)
+    world.settle(want, 25)
     world.policies.clear()
-    steps = world.settle(want, 3)
-    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+    (step,) = world.settle(want, 3)
+    assert isinstance(step, ReplaceConnection)
+    world.settle(want, 10)
     assert world.all_up(want)
 
 
-def test_waiting_end_gives_the_lead_five_seconds_then_steps_in() -> None:
+def test_waiting_end_gives_the_lead_fifteen_seconds_then_steps_in() -> None:
     world, want = World(), desired(a=config(lead=False))
-    assert [type(s) for s in world.settle(want, 4.5)] == [AddConnection]
+    assert [type(s) for s in world.settle(want, 14.5)] == [AddConnection]
     steps = world.settle(want, 3)
     assert steps == [
         InitiateConnection("a", ("a-in-1", "a-out-1"), "the designated initiator stays silent")
@@ -157,12 +159,12 @@ def test_dead_peer_of_the_lead_costs_no_step_while_pluto_tries() -> None:
     assert world.settle(want, 300) == []
 
 
-def test_lost_child_of_a_waiting_end_that_was_up_is_initiated_within_four_seconds() -> None:
+def test_lost_child_of_a_waiting_end_that_was_up_is_initiated_within_ten_seconds() -> None:
     world, want = World(), desired(a=config(lead=False))
-    world.settle(want, 20)
+    world.settle(want, 25)
     for serial in list(world.children):
         world._delete_child(serial)
-    assert world.settle(want, 4)
+    assert world.settle(want, 10)
     assert world.all_up(want)
 
 
@@ -263,6 +265,51 @@ def test_failing_tunnel_backs_off_and_others_go_on() -> None:
     assert world.memory.error_of("bad") is None
 
 
+def test_change_that_cannot_be_loaded_backs_off_on_the_waiting_end_too() -> None:
+    world, old, new = World(), config(lead=False), config(lead=False, psk="new")
+    world.settle(desired(a=old), 20)
+    world.failing = {"a"}
+    steps = world.settle(desired(a=new), 120)
+    assert 5 <= len([step for step in steps if isinstance(step, ReplaceConnection)]) <= 8
+    assert world.memory.error_of("a") == "it does not work"
+    world.failing.clear()
+    world.settle(desired(a=new), 61)
+    assert world.all_up(desired(a=new)) and world.memory.error_of("a") is None
+
+
+def test_credential_that_is_still_in_use_is_asked_for_ever_more_rarely() -> None:
+    world, nickname = World(), "ovs_certkey_old"
+    used = Credential(nickname, CredentialKind.NODE, "pem", "aa", Secret("k1"))
+    world.credentials = {nickname: used}
+    world.failing = {nickname}
+    steps = world.settle(desired(a=config()), 120)
+    assert 5 <= steps.count(RemoveCredential(nickname)) <= 8
+
+
+def test_certificate_tunnel_is_not_replaced_for_what_an_unread_nss_seems_to_lack() -> None:
+    world = World()
+    auth = CertificateAuth("left", "right", "ovs_certkey_left")
+    same = replace(config(2), auth=auth, keywords=(("rightca", "%same"),))
+    other = replace(same, keywords=(("rightca", "%any"),))
+    world.settle(desired(a=same, b=config(3)), 5)
+    unread = replace(world.observe(), credentials=Unobserved("database is locked"))
+    want = desired(a=other, b=with_psk(config(3), "new"))
+    steps = plan(want, unread, world.memory, world.now).steps
+    assert [step.tunnel for step in steps if isinstance(step, ReplaceConnection)] == ["b"]
+    assert len(world.tick(want)) == 2
+
+
+def test_second_flush_right_after_a_repair_is_looked_at_when_that_one_has_settled() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 5)
+    world.policies.clear()
+    world.tick(want)
+    assert [type(step) for step in world.tick(want, 0.5)] == [ReplaceConnection]
+    world.policies.clear()
+    assert world.settle(want, 4)
+    assert world.all_up(want)
+
+
 def test_duplicate_child_sas_are_deleted_by_the_lead_after_a_while() -> None:
     world, want = World(), desired(a=config())
     world.settle(want, 5)
@@ -291,8 +338,8 @@ def test_waiting_end_that_answers_the_lead_does_not_cross_it() -> None:
     world, want = World(), desired(a=config(lead=False))
     world.tick(want)
     world.answering = {"a-in-1"}
-    assert world.settle(want, 11) == []
-    assert [type(step) for step in world.settle(want, 4)] == [InitiateConnection]
+    assert world.settle(want, 19) == []
+    assert [type(step) for step in world.settle(want, 3)] == [InitiateConnection]
 
 
 def test_two_way_traffic_is_never_renewed() -> None:

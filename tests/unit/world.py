@@ -169,8 +169,8 @@ class World:
         return steps
 
     def apply(self, step: Step) -> Outcome:
-        tunnel = getattr(step, "tunnel", "")
-        if tunnel in self.failing:
+        subject = getattr(step, "tunnel", getattr(step, "nickname", ""))
+        if subject in self.failing:
             return Outcome(step, "it does not work")
         if isinstance(step, SetGuard):
             self.guard = step.guard

@@ -70,6 +70,7 @@ class MonitorHost(Host):
         It runs on the system's Python, as the package has it. Without further flags it restarts
         pluto, as the package's own start does.
         """
+        self._agent = None
         argv = [ORIGINAL, f"--pidfile=/run/openvswitch/{_TARGET}.pid", "--ike-daemon=libreswan"]
         # The original's default is the NSS directory of libreswan 3.
         argv += ["--ipsec-d", "sql:/var/lib/ipsec/nss", f"--log-file={ORIGINAL_LOG}"]

@@ -85,6 +85,20 @@ def run_sharded(session: Session, results: Path, shards: int) -> list[int]:
         return list(pool.map(run_one, range(1, shards + 1)))
 
 
+def run_native(suite: str, argv: Sequence[str], results: Path) -> int:
+    """The command in the lab root, but on this machine's own kernel (native.sh)."""
+    images = build_images(suite, PROJECT)
+    results.mkdir(parents=True, exist_ok=True)
+    archive = results / "project.tar"
+    _archive_project(archive)
+    script = Path(__file__).parent / "native.sh"
+    words = [script, images.tree, images.python, archive, results, *argv]
+    try:
+        return subprocess.run([str(word) for word in words], check=False).returncode
+    finally:
+        archive.unlink()
+
+
 def run_on_host(argv: Sequence[str], results: Path) -> int:
     """The same without a virtual machine, where this kernel can do it (``LAB=host``).
 

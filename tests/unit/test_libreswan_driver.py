@@ -1,0 +1,93 @@
+"""The driver before strict stand-ins for whack and ip: what it makes of their failures."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ovn_ipsec.drivers.libreswan import Libreswan
+from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
+from ovn_ipsec.drivers.pluto import Pluto
+from ovn_ipsec.errors import DriverError, ObservationError
+
+WHACK = """#!/bin/sh
+case "$*" in
+*--version) echo "Libreswan 4.10" ;;
+*--briefstatus | *--showstates | *--trafficstatus) echo "000 " ;;
+*--status) echo "000 Total IPsec connections: loaded 0, active 0" ;;
+*) echo "unknown: $*" >&2; exit 99 ;;
+esac
+"""
+WHACK_WITHOUT_PLUTO = """#!/bin/sh
+echo 'whack: Pluto is not running (no "pluto.ctl")' >&2
+exit 33
+"""
+IP = """#!/bin/sh
+[ ! -e {root}/broken-$2 ] || exit 1
+case "$*" in
+"xfrm policy list") cat {root}/policies ;;
+"xfrm state list nokeys") ;;
+*) echo "unknown: $*" >&2; exit 99 ;;
+esac
+"""
+POLICY = "src 10.0.0.1/32 dst 10.0.0.2/32 proto udp dport 6081\n\tdir out priority 1 ptype main\n"
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LibreswanPaths:
+    paths = LibreswanPaths.from_flags(str(tmp_path))
+    program(paths.libexec_dir / "whack", WHACK)
+    paths.run_dir.mkdir(parents=True)
+    paths.ctl.touch()
+    program(tmp_path / "bin/ip", IP.format(root=tmp_path))
+    (tmp_path / "policies").write_text(POLICY)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return paths
+
+
+@pytest.mark.parametrize("table", ["policy", "state"])
+def test_kernel_table_that_could_not_be_read_is_read_again_before_it_is_believed(
+    paths: LibreswanPaths, tmp_path: Path, table: str
+) -> None:
+    driver = Libreswan(paths)
+    assert len(driver.observe().policies) == 1
+    (tmp_path / "policies").write_text("")
+    (tmp_path / f"broken-{table}").touch()
+    with pytest.raises(ObservationError):
+        driver.observe(kernel_changed=lambda: True)
+    with pytest.raises(ObservationError):
+        driver.observe()
+    (tmp_path / f"broken-{table}").unlink()
+    assert driver.observe().policies == frozenset()
+
+
+def test_pluto_that_cannot_be_started_for_want_of_a_directory_is_a_named_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = LibreswanPaths.from_flags(str(tmp_path))
+    program(paths.libexec_dir / "whack", WHACK_WITHOUT_PLUTO)
+    monkeypatch.setattr(Pluto, "_refuse_second", lambda self: None)  # asks this machine's kernel
+    (tmp_path / "var").touch()  # where /var/lib/ipsec/nss should be made
+    with pytest.raises(DriverError, match="Not a directory"):
+        Pluto(paths, 5).start()
+
+
+def test_kernel_without_process_descriptors_costs_only_the_early_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int, flags: int = 0) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    pluto = Pluto(LibreswanPaths.from_flags(str(tmp_path)), 5)
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(pluto, "pid", os.getpid)
+    assert pluto.pidfd() is None
