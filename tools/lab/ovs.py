@@ -83,7 +83,7 @@ class OvsHost(Host):
 
     def vsctl(self, *arguments: str) -> str:
         """``ovs-vsctl``; waits until ovs-vswitchd has applied the change."""
-        return self.run(["ovs-vsctl", "--timeout=20", *arguments])
+        return self.run(["ovs-vsctl", "--timeout=60", *arguments], timeout_s=90)
 
     def add_bridge(self, name: str = "br0", *, inner: InnerAddress | None = None) -> None:
         """A bridge that learns and floods; with `inner`, its own port has that overlay address."""

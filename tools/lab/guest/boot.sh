@@ -15,7 +15,8 @@ modprobe -a openvswitch vport_geneve vport_vxlan vport_gre geneve vxlan ip_gre v
     esp4 esp6 xfrm_user nf_tables nft_ct nft_xfrm tun dummy 2>/dev/null
 ip link set lo up
 hostname lab
-echo 0 > /proc/sys/kernel/printk_ratelimit
+# Without a listener on /dev/log the C library writes to the console, a slow serial line here.
+busybox syslogd -S -s 0 -O /tmp/messages
 
 export HOME=/root LANG=C.UTF-8 TERM="${TERM:-linux}" PYTHONUNBUFFERED=1
 # No PYTHONPYCACHEPREFIX: it would hide the compiled files that the images have.
@@ -24,5 +25,6 @@ cd /src
 # A session of its own, so that the console is its controlling terminal.
 setsid -c sh /results/command </dev/hvc0 >/dev/hvc0 2>&1
 echo $? > /results/exit-status
+cp /tmp/messages /results/messages 2>/dev/null
 sync
 exec busybox poweroff -f
