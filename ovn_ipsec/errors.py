@@ -23,5 +23,9 @@ class CommandError(DriverError):
     """A child process failed, could not be started, or took too long."""
 
 
+class CommandTimeoutError(CommandError):
+    """A child process took too long and was ended."""
+
+
 class ObservationError(DriverError):
     """The state of a driver's target could not be read; it is unknown, never empty."""

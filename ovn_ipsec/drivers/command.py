@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ovn_ipsec.errors import CommandError
+from ovn_ipsec.errors import CommandError, CommandTimeoutError
 from ovn_ipsec.model.conns import Secret
 
 _SHOWN_CHARS = 400
@@ -39,7 +39,7 @@ def run(
 
     ``ok_codes`` None accepts every exit code. A child that exceeds ``timeout_s`` is killed.
 
-    Raises CommandError: not found, not executable, timed out, or an exit code not in
+    Raises CommandTimeoutError; CommandError: not found, not executable, or an exit code not in
     ``ok_codes``; the message holds the command and the end of its output, never its input.
     """
     text = stdin.reveal() if isinstance(stdin, Secret) else stdin
@@ -55,7 +55,8 @@ def run(
             env=os.environ | {"LC_ALL": "C"} | dict(env or {}),
         )
     except subprocess.TimeoutExpired as error:
-        raise CommandError(f"{_shown(argv)}: no answer within {timeout_s:g} s") from error
+        message = f"{_shown(argv)}: no answer within {timeout_s:g} s"
+        raise CommandTimeoutError(message) from error
     except OSError as error:
         raise CommandError(f"{argv[0]}: cannot be run: {error.strerror or error}") from error
     completed = Completed(

@@ -322,7 +322,7 @@ class Libreswan:
             for name in step.names:
                 # On a connection that is up this makes a second child SA under the same IKE SA.
                 if step.renew or name not in up:
-                    said = self._pluto.whack("--asynchronous", "--name", name, "--initiate")
+                    said = self._pluto.initiate(name)
                     if _UNKNOWN_CONNECTION.search(said):
                         raise DriverError(f"tunnel {step.tunnel}: {name} is not loaded in pluto")
 

@@ -12,9 +12,11 @@ from ovn_ipsec.drivers.command import Completed, run
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
 from ovn_ipsec.drivers.libreswan_status import Dialect, parse_version
 from ovn_ipsec.drivers.libreswan_text import hide_secrets
-from ovn_ipsec.errors import CommandError, DriverError, ObservationError
+from ovn_ipsec.errors import CommandError, CommandTimeoutError, DriverError, ObservationError
 
 _START_WAIT_S = 15.0
+_INITIATE_WAIT_S = 2.0
+_ADDCONN_WAIT_S = 30.0
 _NOT_RUNNING = 33
 """whack's exit code when the control socket is absent or refuses."""
 _NOBODY = re.compile(r"pluto_ctl\) failed|Pluto is not running|timeout waiting on pluto socket")
@@ -41,16 +43,37 @@ class Pluto:
         argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
         return self._checked(run([*argv, *words], timeout_s=self._timeout_s, ok_codes=None))
 
+    def initiate(self, name: str) -> str:
+        """Have pluto negotiate a connection; its output as far as it came.
+
+        ``--asynchronous`` should return at once, but 4.10 keeps whack waiting while the child
+        SA is queued behind an exchange of its IKE SA, which may never end. pluto goes on with
+        it all the same, so nobody has to wait. Raises as whack.
+        """
+        argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
+        argv += ["--asynchronous", "--name", name, "--initiate"]
+        try:
+            return self._checked(run(argv, timeout_s=_INITIATE_WAIT_S, ok_codes=None))
+        except CommandTimeoutError:
+            return ""
+
     def addconn(self, config: str, *words: str) -> Completed:
         """One addconn on a configuration given as text, which leaves no file behind.
 
-        Raises PlutoDownError, CommandError.
+        It loads all and then initiates; as with ``initiate`` the latter may not end, so it is
+        ended after a while. What is loaded tells the status. Raises PlutoDownError, CommandError.
         """
         # /dev/stdin does not exist in every container.
         argv = [str(self._paths.libexec_dir / "addconn"), "--config", "/proc/self/fd/0"]
         if "--checkconfig" not in words:
             argv += ["--ctlsocket", str(self._paths.ctl)]
-        done = run([*argv, *words], timeout_s=self._timeout_s, stdin=config, ok_codes=None)
+        timeout_s = min(self._timeout_s, _ADDCONN_WAIT_S)
+        try:
+            done = run([*argv, *words], timeout_s=timeout_s, stdin=config, ok_codes=None)
+        except CommandTimeoutError:
+            if "--autoall" not in words:
+                raise
+            return Completed(0, "", "")
         self._checked(done)
         return done
 

@@ -39,6 +39,9 @@ IN_TOUCH_S = 20.0
 it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
+STUCK_ATTEMPTS = 3
+"""Of so many tries in a row to get a missing child SA over an IKE SA that is up, the last one
+replaces the connections."""
 FALLBACK_RETRY_LAST_S = 300.0
 """A silent lead initiates by itself when it is back, so the fallback may become rare."""
 
@@ -84,7 +87,7 @@ def plan_tunnel(
         return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
         memory = replace(memory, broken_since=None)
-        planned = _plan_initiation(name, config, health, memory, now)
+        planned = _plan_initiation(name, config, record.version, health, memory, now)
     else:
         planned = _plan_upkeep(name, config, names, health, memory, now)
     if health.broken:  # again, or still, after a repair that has yet to settle
@@ -175,8 +178,27 @@ def _plan_repair(
     return TunnelPlan(steps, after, wake_at=settled)
 
 
+def _plan_unblock(
+    name: str, config: TunnelConfig, version: int, memory: TunnelMemory, now: float
+) -> TunnelPlan:
+    """There is an IKE SA and its child SAs do not come: start over.
+
+    Child SAs that both ends ask for at once can leave pluto 4.10 with an exchange that never
+    ends; every further request then queues behind it.
+    """
+    names = tuple(connection_name(name, role, version) for role in config.selectors())
+    after = replace(memory, attempts=memory.attempts + 1, next_attempt=now + LEAD_RETRY_LAST_S / 2)
+    step = ReplaceConnection(name, names, version, config)
+    return TunnelPlan((step,), after, wake_at=after.next_attempt)
+
+
 def _plan_initiation(
-    name: str, config: TunnelConfig, health: TunnelHealth, memory: TunnelMemory, now: float
+    name: str,
+    config: TunnelConfig,
+    version: int,
+    health: TunnelHealth,
+    memory: TunnelMemory,
+    now: float,
 ) -> TunnelPlan:
     """A child SA is missing: initiate when nothing is under way and it is our turn."""
     if memory.down_since is None:
@@ -190,6 +212,8 @@ def _plan_initiation(
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
     attempts = memory.attempts + 1
+    if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
+        return _plan_unblock(name, config, version, memory, now)
     last = LEAD_RETRY_LAST_S if config.lead else FALLBACK_RETRY_LAST_S
     first = LEAD_DELAY_S if config.lead else FALLBACK_DELAY_S
     pause = min(last, first * 2 ** min(attempts - 1, 10))

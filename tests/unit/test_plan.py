@@ -342,6 +342,24 @@ def test_waiting_end_that_answers_the_lead_does_not_cross_it() -> None:
     assert [type(step) for step in world.settle(want, 3)] == [InitiateConnection]
 
 
+def test_child_sa_that_never_comes_over_a_living_ike_sa_makes_the_lead_start_over() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 5)
+    world.peers_answer = False
+    world.in_touch = {"a-in-1"}
+    for serial in list(world.children):
+        world._delete_child(serial)
+    steps: list[Step] = []
+    for _ in range(40):
+        steps += world.tick(want, 0.25)
+        world.negotiating.clear()
+    assert [type(step) for step in steps] == [
+        InitiateConnection,
+        InitiateConnection,
+        ReplaceConnection,
+    ]
+
+
 def test_two_way_traffic_is_never_renewed() -> None:
     world, want = World(), desired(a=config())
     world.settle(want, 5)

@@ -102,6 +102,7 @@ class World:
         self.bytes: dict[int, tuple[int, int]] = {}
         self.negotiating: set[str] = set()
         self.answering: set[str] = set()
+        self.in_touch: set[str] = set()
         self.kernel: set[int] = set()
         self.policies: set[KernelPolicy] = set()
         self.installed: dict[str, InstalledTunnel] = {}
@@ -131,6 +132,7 @@ class World:
                 IkeSa("any", 1, True),
                 *(IkeSa(name, 0, False, True) for name in self.negotiating),
                 *(IkeSa(name, 0, False, False) for name in self.answering),
+                *(IkeSa(name, 2, True) for name in self.in_touch),
             ),
             policies=frozenset(self.policies),
             states=states,
