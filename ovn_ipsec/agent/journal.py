@@ -96,12 +96,12 @@ class Journal:
         went_down: list[str] = []
         for name, tunnel in tunnels.items():
             before = self._tunnels.get(name)
-            was_up = before is not None and before.up
-            if tunnel.up and not was_up:
+            was_up, is_up = before is not None and _encrypted(before), _encrypted(tunnel)
+            if is_up and not was_up:
                 went_up.append(name)
-            elif was_up and not tunnel.up:
+            elif was_up and not is_up:
                 went_down.append(name)
-            if tunnel.up:
+            if is_up:
                 self._down_since_s.pop(name, None)
             else:
                 self._down_since_s.setdefault(name, now_s)
@@ -146,6 +146,11 @@ class Journal:
                 _log.info("Bringing up ipsec connection %s", name)
         elif step.reason:
             _log.info("Tunnel %s: initiating, %s", step.tunnel, step.reason)
+
+
+def _encrypted(tunnel: TunnelStatus) -> bool:
+    """Also of an INVALID tunnel, whose working SAs are kept."""
+    return bool(tunnel.connections) and not tunnel.missing
 
 
 def _lines(

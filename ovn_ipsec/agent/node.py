@@ -401,8 +401,9 @@ class Agent:
             for name in desired.tunnels
             if (error := self._memory.error_of(name)) is not None
         }
+        problems = (*desired.problems, *self._memory.node_errors())
         self._snapshot = take_snapshot(
-            desired,
+            replace(desired, problems=problems),
             observed,
             versions={name: record.version for name, record in records.items()},
             errors=errors,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -15,7 +14,6 @@ from ovn_ipsec.drivers.libreswan_status import Dialect, parse_version
 from ovn_ipsec.drivers.libreswan_text import hide_secrets
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 
-_LOG = logging.getLogger(__name__)
 _START_WAIT_S = 15.0
 _NOT_RUNNING = 33
 """whack's exit code when the control socket is absent or refuses."""
@@ -145,7 +143,6 @@ class Pluto:
             except PlutoDownError:
                 time.sleep(0.05)
             else:
-                _LOG.info("IKE daemon started")
                 return
         raise DriverError(
             f"pluto was started and does not answer on {self._paths.ctl} within"

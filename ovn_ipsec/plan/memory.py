@@ -72,6 +72,12 @@ class Memory:
                 return retry.error
         return None
 
+    def node_errors(self) -> tuple[str, ...]:
+        """Why steps that concern the whole node failed the last time."""
+        return tuple(
+            retry.error for key, retry in self.retries.items() if not key.startswith("tunnel:")
+        )
+
     def may_try(self, key: str, now: float) -> bool:
         """Whether a step that may have failed before is due again."""
         retry = self.retries.get(key)

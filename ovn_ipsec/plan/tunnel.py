@@ -28,11 +28,13 @@ from ovn_ipsec.plan.memory import TunnelMemory, spread
 LEAD_DELAY_S = 2.0
 """pluto was told to initiate at load; ask again when nothing is under way after this."""
 LEAD_RECOVERY_S = 0.7
-FALLBACK_DELAY_S = 5.0
-"""How long the other end waits for the lead at first contact (DECISIONS 7)."""
-FALLBACK_RECOVERY_S = 2.0
-"""The same after the tunnel has been up: the lead is known to run and may not have noticed."""
-IN_TOUCH_S = 12.0
+FALLBACK_DELAY_S = 15.0
+"""How long the other end waits for the lead at first contact. The lead's pluto repeats its first
+message after 0.5, 1, 2, 4 and 8 s and then starts again, so a lead that lives has tried by then.
+Stepping in while it tries crosses it, and crossing exchanges can block pluto 4.10 for 15 s."""
+FALLBACK_RECOVERY_S = 8.0
+"""The same after the tunnel has been up: the lead is told when its SAs are deleted."""
+IN_TOUCH_S = 20.0
 """While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
 it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
 JITTER_S = 1.5
@@ -158,9 +160,8 @@ def _plan_repair(
             (), replace(memory, broken_since=since), wake_at=since + BROKEN_CONFIRM_S
         )
     names = tuple(connection_name(name, role, version) for role in config.selectors())
-    steps: tuple[Step, ...] = (ReplaceConnection(name, names, version, config),)
-    if not config.lead:
-        steps += (InitiateConnection(name, names, "the kernel lost its SAs or policies"),)
+    # The peer is told of the deletion, so a lead initiates at once, whichever end it is.
+    steps = (ReplaceConnection(name, names, version, config),)
     settled = now + REPAIR_SETTLE_S * 2 ** min(memory.repairs, 4)
     after = replace(
         memory,
@@ -168,8 +169,8 @@ def _plan_repair(
         repairs=memory.repairs + 1,
         settle_until=settled,
         down_since=now,
-        attempts=1,
-        next_attempt=now + LEAD_DELAY_S,
+        attempts=0,
+        next_attempt=_loaded_now(name, config, replace(memory, was_up=True), now).next_attempt,
     )
     return TunnelPlan(steps, after, wake_at=settled)
 

@@ -296,8 +296,6 @@ class OvsdbSource:
     def _fail(self, problem: str) -> None:
         """Drop the connection, keep the snapshot, try again after the back-off."""
         self.close()
-        if problem != self._problem:
-            _log.warning("%s", problem)
         self._problem = problem
         self._retry_at_ms = ovs.timeval.msec() + self._backoff_ms
         self._backoff_ms = min(max(2 * self._backoff_ms, _RETRY_LEAST_MS), _RETRY_MOST_MS)

@@ -21,6 +21,9 @@ def pytest_runtest_makereport(
     if report.failed and report.when != "teardown":
         name = re.sub(r"[^\w.-]+", "-", item.nodeid.removeprefix("tests/system/"))
         results = Path(os.environ.get("LAB_RESULTS_DIRECTORY", "/results"))
+        (results / name).mkdir(parents=True, exist_ok=True)
+        # Not only at the end of the run, which a machine that is stopped never reaches.
+        (results / name / "failure.txt").write_text(report.longreprtext)
         for number, opened in enumerate(open_labs):
             opened.dump(results / name / str(number))
     return report

@@ -67,6 +67,27 @@ def start_closed(node: Node, *flags: str) -> None:
     node.start_agent("--guard-on-unknown=enforce", *flags)
 
 
+def wait_at_rest(*nodes: Node, children: int = 2, timeout_s: float = 90.0) -> dict[str, set[str]]:
+    """Until each node has had the same child SAs, this many, for five seconds; returns them.
+
+    pluto revives connections by itself some seconds after a failure, which may leave a duplicate
+    for a while; what happens to SAs at rest is then due to the scenario.
+    """
+    seen: dict[str, set[str]] = {}
+    since = time.monotonic()
+
+    def at_rest() -> bool:
+        nonlocal seen, since
+        now = {node.name: sa_serials(node) for node in nodes}
+        if now != seen:
+            seen, since = now, time.monotonic()
+        quiet_s = time.monotonic() - since
+        return quiet_s >= 5 and all(len(serials) == children for serials in seen.values())
+
+    wait_until(at_rest, timeout_s, "child SAs at rest", interval_s=0.5)
+    return seen
+
+
 def sa_serials(node: Node) -> set[str]:
     """pluto's serial numbers of established child SAs."""
     lines = node.whack("--trafficstatus").splitlines()

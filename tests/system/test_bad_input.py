@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.system.pairs import PSK, UP_TIMEOUT_S, encrypted_pair, settle
+from tests.system.pairs import PSK, UP_TIMEOUT_S, encrypted_pair, settle, start_closed
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -57,7 +57,7 @@ def test_each_bad_row_gets_its_reason_and_a_good_tunnel_stays_up(lab: Lab) -> No
 
 def test_long_and_strange_names_do_not_disturb_others(lab: Lab) -> None:
     with encrypted_pair(lab) as pair:
-        for name in ("x" * 300, "../../etc/passwd", "-rf", 'quo"te', "tab\tnew\nline"):
+        for name in ("x" * 300, "../../etc/passwd", "x -rf", 'quo"te', "tab\tnew\nline"):
             _add_row(pair.a, name, {"psk": SECRET, "remote_ip": "10.9.3.9"})
         settle(5)
         pair.traffic.wait_flowing(10)
@@ -72,7 +72,7 @@ def test_missing_ovsdb_is_said_and_waited_for(lab: Lab) -> None:
     socket.rename(hidden)
     node.start_pluto()
     node.start_agent()
-    assert "db.sock" in node.appctl("tunnels/show")
+    wait_until(lambda: "db.sock" in node.appctl("tunnels/show"), 20, "the problem is shown")
     hidden.rename(socket)
     wait_until(
         lambda: "db.sock" not in node.appctl("tunnels/show"), UP_TIMEOUT_S, "OVSDB is found"
@@ -81,7 +81,7 @@ def test_missing_ovsdb_is_said_and_waited_for(lab: Lab) -> None:
 
 def test_absent_pluto_is_said_and_the_guard_stands(lab: Lab) -> None:
     a, b = lab.overlay("a", "b")
-    a.start_agent("--no-restart-ike-daemon")
+    start_closed(a, "--no-restart-ike-daemon")
     since = lab.wire.mark()
     with lab.traffic(a, b):
         a.add_tunnel("tun-b", b.ipv4, psk=PSK)
@@ -131,9 +131,8 @@ def test_port_500_of_a_foreign_program_is_named(lab: Lab) -> None:
 
 
 def _add_row(node: Node, name: str, options: dict[str, str]) -> None:
-    quoted = json.dumps(name)
     pairs = [f"options:{key}={json.dumps(value)}" for key, value in options.items()]
-    words = ["add-port", "br0", quoted, "--", "set", "interface", quoted, "type=geneve", *pairs]
+    words = ["add-port", "br0", name, "--", "set", "interface", name, "type=geneve", *pairs]
     node.vsctl("--no-wait", *words)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle
+from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, wait_at_rest
 from tools.lab.container import wait_until
 from tools.lab.identity import CA_CERT, install_identity, write_identity
 from tools.lab.lab import Lab
@@ -16,7 +16,7 @@ from tools.lab.node import Node
 from tools.lab.pki import Authority
 from tools.lab.pki import Pair as IssuedPair
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 OLD = Authority.create("old root")
 NOTICED_S = 40.0
@@ -64,24 +64,11 @@ def test_ca_changes_without_a_lost_packet_and_the_new_one_authenticates(
 
 @contextmanager
 def _nothing_lost(pair: Pair) -> Iterator[None]:
-    before, start = _stable_serials(pair), time.monotonic()
+    before, start = wait_at_rest(pair.a, pair.b), time.monotonic()
     yield
     settle(2)
-    assert (sa_serials(pair.a), sa_serials(pair.b)) == before
+    assert {node.name: sa_serials(node) for node in (pair.a, pair.b)} == before
     assert pair.traffic.lost(start) == 0
-
-
-def _stable_serials(pair: Pair) -> tuple[set[str], set[str]]:
-    """The child SAs once none has come or gone for a while: both directions, no duplicate."""
-    deadline, stable_since = time.monotonic() + 120, time.monotonic()
-    before = (sa_serials(pair.a), sa_serials(pair.b))
-    while time.monotonic() < stable_since + 8 or [len(each) for each in before] != [2, 2]:
-        assert time.monotonic() < deadline, f"child SAs do not come to rest: {before}"
-        settle(1)
-        now = (sa_serials(pair.a), sa_serials(pair.b))
-        if now != before:
-            before, stable_since = now, time.monotonic()
-    return before
 
 
 def _reissue(node: Node, authority: Authority) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed
+from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed, wait_at_rest
 from tools.lab.container import wait_until
 from tools.lab.identity import (
     CERTIFICATE,
@@ -45,8 +45,7 @@ def pair(authority: Authority) -> Iterator[Pair]:
 def test_renewed_certificate_loses_no_packet_and_is_used_next(
     pair: Pair, authority: Authority
 ) -> None:
-    settle(3)
-    before, start = sa_serials(pair.a), time.monotonic()
+    before, start = wait_at_rest(pair.a)["a"], time.monotonic()
     renewed = authority.issue("a")
     write_identity(pair.a, renewed)
     serial = f"{renewed.certificate.serial_number:x}"
@@ -64,8 +63,7 @@ def test_bad_certificate_is_named_and_working_sas_are_kept(
     pair: Pair, authority: Authority, what: str
 ) -> None:
     pair.traffic.wait_flowing(UP_TIMEOUT_S)
-    settle(2)
-    before, start = sa_serials(pair.a), time.monotonic()
+    before, start = wait_at_rest(pair.a)["a"], time.monotonic()
     good = authority.issue("a")
     if what == "removed":
         pair.a.path(CERTIFICATE).unlink()

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.system.pairs import PSK, Pair, encrypted_pair, sa_serials, settle
-from tools.lab.container import wait_until
+from tests.system.pairs import PSK, Pair, encrypted_pair, sa_serials, settle, wait_at_rest
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 
@@ -108,8 +107,8 @@ def test_mended_psk_heals_in_time(pair: Pair, end: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_restarted_agent_touches_no_sa(pair: Pair, end: str, number: signal.Signals) -> None:
     node = pair.node(end)
-    settle(3)
-    before, names, start = sa_serials(node), _connections(node), time.monotonic()
+    before = wait_at_rest(node)[node.name]
+    names, start = _connections(node), time.monotonic()
     node.kill_agent(number)
     node.start_agent()
     settle(5)
@@ -120,7 +119,7 @@ def test_restarted_agent_touches_no_sa(pair: Pair, end: str, number: signal.Sign
 
 @pytest.mark.parametrize("what", ["--rekey-ipsec", "--rekey-ike"])
 def test_rekey_loses_no_packet(pair: Pair, what: str) -> None:
-    settle(2)
+    wait_at_rest(pair.a, pair.b)
     start = time.monotonic()
     for name in _connections(pair.a):
         pair.a.whack("--name", name, what, check=False)
@@ -152,7 +151,4 @@ def test_dead_peer_is_noticed_in_time(pair: Pair) -> None:
 
 
 def test_no_duplicate_child_sas_are_left(pair: Pair) -> None:
-    def tidy() -> bool:
-        return all(len(sa_serials(node)) == 2 for node in (pair.a, pair.b))
-
-    wait_until(tidy, 90, "two child SAs on each node", interval_s=1)
+    wait_at_rest(pair.a, pair.b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.system.pairs import UP_TIMEOUT_S, encrypted_pair, sa_serials, settle
 from tools.lab.container import PROJECT, wait_until
 from tools.lab.lab import Lab
+from tools.lab.monitor import ORIGINAL
 from tools.lab.node import Node
 from tools.lab.pcap import Kind
 
@@ -59,7 +61,7 @@ def test_agent_takes_over_from_the_original_and_hands_back(lab: Lab) -> None:
         # The original leaves half-open and duplicate SAs for a while: begin when it is quiet.
         settle(20)
         names, serials, start = _loaded(a), sa_serials(a), time.monotonic()
-        a.stop_original_monitor()
+        a.kill_all(signal.SIGTERM, ORIGINAL)
         a.start_agent("--no-restart-ike-daemon")
         taken = lab.wire.mark()
         settle(5)
@@ -90,7 +92,8 @@ def _install_as_original(node: Node) -> None:
 
 
 def _ovs_ctl(node: Node, *arguments: str) -> str:
-    argv = [f"{SHARE}/scripts/ovs-ctl", *arguments]
+    script = 'exec "$0" "$@" 2>/dev/null'
+    argv = ["sh", "-c", script, f"{SHARE}/scripts/ovs-ctl", *arguments]
     return node.run(argv, environment={"OVS_PKGDATADIR": SHARE}, timeout_s=90)
 
 

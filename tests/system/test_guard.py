@@ -284,10 +284,8 @@ def test_icmp_error_quotes_nothing_that_came_in_esp(scene: Scene) -> None:
     assert quoted[1] == 0
 
 
-@pytest.mark.parametrize(
-    "scene", [WAYS["geneve"], WAYS["geneve-ipv6"]], ids=["geneve", "geneve-ipv6"], indirect=True
-)
 def test_esp_that_must_be_fragmented_passes(scene: Scene) -> None:
+    """IPv4 alone: over IPv6 the kernel drops a tunnel packet that does not fit."""
     for node, peer in ((scene.a, "b"), (scene.b, "a")):
         node.set_interface(f"tun-{peer}", "options:df_default=false")
         node.vsctl("set", "interface", "br0", "mtu_request=2400")

@@ -14,7 +14,7 @@ from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 ALIVE = [f"10.9.1.{number}" for number in range(1, 51)]
 DEAD = [f"10.9.2.{number}" for number in range(1, 51)]

@@ -15,13 +15,21 @@ from tools.lab.pki import Authority, self_signed
 
 pytestmark = pytest.mark.system
 
-AUTHENTICATIONS = ("psk", "self-signed", "ca-signed")
 CONVERGE_S = 120.0
 """The original reconciles every 15 s or never, and runs four shells for each event."""
 
 
-@pytest.mark.parametrize("first", ["ours", "original"])
-@pytest.mark.parametrize("authentication", AUTHENTICATIONS)
+@pytest.mark.parametrize(
+    ("authentication", "first"),
+    [
+        ("psk", "ours"),
+        ("ca-signed", "original"),
+        pytest.param("psk", "original", marks=pytest.mark.slow),
+        pytest.param("self-signed", "ours", marks=pytest.mark.slow),
+        pytest.param("self-signed", "original", marks=pytest.mark.slow),
+        pytest.param("ca-signed", "ours", marks=pytest.mark.slow),
+    ],
+)
 def test_tunnel_with_the_original_comes_up(lab: Lab, authentication: str, first: str) -> None:
     a, b = lab.overlay("a", "b")
     options = _prepare(a, b, authentication)

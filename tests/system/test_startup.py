@@ -64,8 +64,11 @@ def test_tunnel_over_ipv6(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("vxlan", {}), ("gre", {}), ("geneve", {"dst_port": "6099"})],
-    ids=["vxlan", "gre", "geneve-custom-port"],
+    [
+        pytest.param("vxlan", {}, marks=pytest.mark.slow, id="vxlan"),
+        pytest.param("gre", {}, id="gre"),
+        pytest.param("geneve", {"dst_port": "6099"}, marks=pytest.mark.slow, id="custom-port"),
+    ],
 )
 def test_other_tunnel_types_are_encrypted(lab: Lab, kind: str, options: dict[str, str]) -> None:
     if "dst_port" in options:

@@ -16,7 +16,7 @@ from ovn_ipsec.status.serve import serve_control
 from ovn_ipsec.status.unixctl import Call, Command, ControlServer
 from tests.control_fake import FakeAgent, make_snapshot
 
-PROMPT_S = 2.0
+PROMPT_S = 30.0
 """Far above what an answer takes, far below any time-out of the server."""
 
 
@@ -28,7 +28,7 @@ def agent() -> FakeAgent:
 @pytest.fixture
 def path(agent: FakeAgent, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "agent.1.ctl"
-    server = serve_control(path, agent, program="ovs-monitor-ipsec", refresh_timeout_s=5.0)
+    server = serve_control(path, agent, program="ovs-monitor-ipsec", refresh_timeout_s=30.0)
     try:
         yield path
     finally:

@@ -17,6 +17,8 @@ from tools.lab.machine.session import (
     Session,
     new_results_directory,
     run,
+    run_native,
+    run_on_host,
     run_sharded,
 )
 
@@ -27,6 +29,8 @@ _NO_TESTS = 5
 def main(arguments: list[str]) -> int:
     """The exit status of what ran in the machine; 1 also if its images cannot be built."""
     parsed = _parser().parse_args(arguments)
+    if os.environ.get("LAB") == "host":
+        return run_on_host(_command(parsed), new_results_directory("host"))
     try:
         if parsed.action == "build":
             build_images(parsed.root, PROJECT)
@@ -42,25 +46,29 @@ def main(arguments: list[str]) -> int:
         results = new_results_directory(parsed.root)
         if parsed.action != "pytest":
             return run(session, results)
-        return _run_tests(session, results, parsed.shards, parsed.arguments)
+        if parsed.native:
+            statuses = [run_native(parsed.root, session.argv, results / "shard-1")]
+        else:
+            statuses = run_sharded(session, results, parsed.shards)
+        return _judge(parsed.root, results, statuses, parsed.arguments)
     except BuildError as error:
         say(str(error))
         return 1
 
 
-def _run_tests(session: Session, results: Path, shards: int, arguments: list[str]) -> int:
-    """Run them, add up what the machines report, and fail a tier that ran no test."""
-    statuses = run_sharded(session, results, shards)
-    tally = read_junit(
-        results / f"shard-{number}" / "junit.xml" for number in range(1, shards + 1)
-    )
+def _judge(suite: str, results: Path, statuses: list[int], arguments: list[str]) -> int:
+    """Add up what the machines report, and fail a tier that ran no test, or skipped one."""
+    shares = range(1, len(statuses) + 1)
+    tally = read_junit(results / f"shard-{number}" / "junit.xml" for number in shares)
     empty = empty_tiers(tally, arguments)
     for tier in empty:
         say(f"no test of {tier} ran")
-    print(f"{session.suite}: {tally.line()}")
+    if tally.skipped.total():
+        say("a test was skipped, which counts as failed here")
+    print(f"{suite}: {tally.line()}")
     # 5 is pytest's status for a share without tests, which is no failure by itself.
     worst = max(0 if status == _NO_TESTS else status for status in statuses)
-    return worst or (_NO_TESTS if empty or not tally.passed else 0)
+    return worst or (_NO_TESTS if empty or tally.skipped.total() or not tally.passed else 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=text)
         if name == "pytest":
             action.add_argument("--shards", type=int, default=1, help="machines side by side")
+            action.add_argument(
+                "--native", action="store_true", help="on this machine's kernel, without a VM"
+            )
         action.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
 

@@ -70,15 +70,12 @@ class MonitorHost(Host):
         It runs on the system's Python, as the package has it. Without further flags it restarts
         pluto, as the package's own start does.
         """
+        self._agent = None
         argv = [ORIGINAL, f"--pidfile=/run/openvswitch/{_TARGET}.pid", "--ike-daemon=libreswan"]
         # The original's default is the NSS directory of libreswan 3.
         argv += ["--ipsec-d", "sql:/var/lib/ipsec/nss", f"--log-file={ORIGINAL_LOG}"]
         self.run([*argv, "--detach", *flags, _OVSDB], timeout_s=90)
         self.wait_for_monitor()
-
-    def stop_original_monitor(self) -> None:
-        """SIGTERM: connections stay."""
-        self.kill_all(signal.SIGTERM, ORIGINAL)
 
     def appctl(self, *arguments: str, timeout_s: float = 20) -> str:
         """The real ``ovs-appctl -t ovs-monitor-ipsec ...``; CommandError on an error reply."""

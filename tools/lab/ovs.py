@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.lab.container import LabError, wait_until
+from tools.lab.container import LabError
 from tools.lab.host import Host
 
 OVSDB = "unix:/run/openvswitch/db.sock"
@@ -159,15 +159,6 @@ class OvsHost(Host):
         self.ovs_appctl("ovs-vswitchd", "revalidator/wait")
         bridge = self.vsctl("iface-to-br", port).strip()
         return rx_packets(self.run(["ovs-ofctl", "dump-ports", bridge, port]))
-
-    def stop_vswitchd(self) -> None:
-        """Stop it as ovs-ctl does; the kernel's tunnel ports and flows go away."""
-        self.run(["ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup"])
-        wait_until(
-            lambda: not self.path("/run/openvswitch/ovs-vswitchd.pid").exists(),
-            10,
-            f"{self.name}: ovs-vswitchd stops",
-        )
 
     def ovs_appctl(self, target: str, *arguments: str, timeout_s: float = 20) -> str:
         """``ovs-appctl -t TARGET ...``; CommandError when the target answers with an error."""

@@ -23,10 +23,6 @@ class PlutoHost(Host):
         fast = {} if check_configuration else {"SKIP_EXEC_START_PRE": "1"}
         self.run(["systemctl", "start", "ipsec"], environment=fast)
 
-    def stop_pluto(self) -> None:
-        """``systemctl stop ipsec``, with what the packaged unit does after the stop."""
-        self.run(["systemctl", "stop", "ipsec"])
-
     def ipsec_restart(self) -> None:
         """``ipsec restart``: the packaged unit's stop and start sequences."""
         self.run(["ipsec", "restart"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,37 @@ def run_sharded(session: Session, results: Path, shards: int) -> list[int]:
 
     with ThreadPoolExecutor(shards) as pool:
         return list(pool.map(run_one, range(1, shards + 1)))
+
+
+def run_native(suite: str, argv: Sequence[str], results: Path) -> int:
+    """The command in the lab root, but on this machine's own kernel (native.sh)."""
+    images = build_images(suite, PROJECT)
+    results.mkdir(parents=True, exist_ok=True)
+    archive = results / "project.tar"
+    _archive_project(archive)
+    script = Path(__file__).parent / "native.sh"
+    words = [script, images.tree, images.python, archive, results, *argv]
+    try:
+        return subprocess.run([str(word) for word in words], check=False).returncode
+    finally:
+        archive.unlink()
+
+
+def run_on_host(argv: Sequence[str], results: Path) -> int:
+    """The same without a virtual machine, where this kernel can do it (``LAB=host``).
+
+    Needs root and the programs of the lab root; `python` in `argv` is the one that runs this.
+    """
+    environment = {
+        **os.environ,
+        "LAB_DIRECTORY": f"/run/ovn-ipsec-lab-{os.getpid()}",
+        "LAB_RESULTS_DIRECTORY": str(results),
+        "PYTHONPATH": str(PROJECT),
+    }
+    python, *rest = argv
+    words = [sys.executable if python == "python" else python, *rest]
+    words = [word.replace("/results/", f"{results}/") for word in words]
+    return subprocess.run(words, cwd=PROJECT, env=environment, check=False).returncode
 
 
 def _command(session: Session) -> str:
