@@ -15,6 +15,8 @@ from dataclasses import replace
 
 import ovs.daemon
 import ovs.dirs
+import ovs.fatal_signal
+import ovs.jsonrpc
 import ovs.util
 import ovs.vlog
 
@@ -43,6 +45,7 @@ from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import control_socket_path, serve_control
+from ovn_ipsec.status.unixctl import ControlServer
 
 PROGRAM = "ovs-monitor-ipsec"
 """Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
@@ -81,6 +84,7 @@ def _agent(argv: Sequence[str]) -> int:
     )
     ovs.vlog.handle_args(flags)
     ovs.daemon.handle_args(flags)
+    keep_rows_out_of_the_log()
     logger = logging.getLogger(ovn_ipsec.__name__)
     logger.addHandler(_VlogHandler())
     logger.setLevel(logging.DEBUG)  # python-ovs decides what is written, and vlog/set changes it
@@ -88,7 +92,11 @@ def _agent(argv: Sequence[str]) -> int:
     # The parent of --detach returns 0 when the guard stands, queries are answered, and what
     # OVSDB has at this moment has been acted on.
     ovs.daemon.daemonize_start()
-    agent = _build_agent(settings)
+    try:
+        agent = _build_agent(settings)
+    except OvnIpsecError:
+        _close_guard(settings)  # an agent that cannot run is no reason to go in clear
+        raise
     agent.close_guard()
     if settings.ike_daemon is IkeDaemon.STRONGSWAN:
         raise SettingsError(
@@ -96,12 +104,34 @@ def _agent(argv: Sequence[str]) -> int:
             "--ike-daemon=libreswan (the packaged unit of openvswitch-ipsec passes strongswan: "
             "use ovn-ipsec's own unit). The guard is in place."
         )
-    server = serve_control(control_socket_path(PROGRAM), agent, program=PROGRAM)
+    server = _serve(agent)
     try:
         agent.run(ready=ovs.daemon.daemonize_complete)
     finally:
         server.close()
     return 0
+
+
+def _serve(agent: Agent) -> ControlServer:
+    path = control_socket_path(PROGRAM)
+    try:
+        server = serve_control(path, agent, program=PROGRAM)
+    except OSError as error:
+        raise OvnIpsecError(
+            f"{path}: the control socket cannot be made: {error.strerror or error}; check that "
+            "the directory is there (Open vSwitch makes it) and can be written"
+        ) from error
+    # SIGTERM ends the process where it stands.
+    ovs.fatal_signal.add_file_to_unlink(str(path))
+    return server
+
+
+def _close_guard(settings: Settings) -> None:
+    driver = Nftables()
+    guard = first_guard(driver, GuardMode(settings.guard_on_unknown), settings.guard_ports)
+    for outcome in driver.apply([SetGuard(guard)]):
+        if outcome.error is not None:
+            _log.error("%s", outcome.error)
 
 
 def _build_agent(settings: Settings) -> Agent:
@@ -172,6 +202,12 @@ def _name_process() -> None:
     ovs.util.PROGRAM_NAME = PROGRAM
     ovs.dirs.RUNDIR = os.environ.get("OVS_RUNDIR", "/var/run/openvswitch")
     ovs.dirs.LOGDIR = os.environ.get("OVS_LOGDIR", "/var/log/openvswitch")
+
+
+def keep_rows_out_of_the_log() -> None:
+    """At debug level python-ovs logs whole messages: rows, and in them ``options:psk``."""
+    ovs.jsonrpc.vlog.dbg = lambda message, **more: None
+    ovs.jsonrpc.vlog.dbg_is_enabled = lambda: False
 
 
 class _VlogHandler(logging.Handler):

@@ -94,6 +94,7 @@ class Journal:
     def _note_states(self, tunnels: dict[str, TunnelStatus], now_s: float) -> None:
         went_up: list[str] = []
         went_down: list[str] = []
+        invalid: list[str] = []
         for name, tunnel in tunnels.items():
             before = self._tunnels.get(name)
             was_up, is_up = before is not None and _encrypted(before), _encrypted(tunnel)
@@ -106,11 +107,22 @@ class Journal:
             else:
                 self._down_since_s.setdefault(name, now_s)
             if tunnel.reason is not None and (before is None or before.reason != tunnel.reason):
-                _log.warning("Tunnel %s is invalid: %s", name, tunnel.reason)
+                invalid.append(name)
             for warning in set(tunnel.warnings) - set(before.warnings if before else ()):
                 _log.warning("Tunnel %s: %s", name, warning)
         for name in self._down_since_s.keys() - tunnels.keys():
             del self._down_since_s[name]
+        # A certificate that is missing makes all of them invalid at once.
+        _lines(
+            invalid,
+            lambda name: _log.warning("Tunnel %s is invalid: %s", name, tunnels[name].reason),
+            lambda count, some: _log.warning(
+                "%d tunnels are invalid (%s), as tunnels/show tells; the first: %s",
+                count,
+                some,
+                tunnels[min(invalid)].reason,
+            ),
+        )
         _lines(
             went_up,
             lambda name: _log.info("Tunnel %s is encrypted", name),

@@ -62,6 +62,7 @@ SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
 REST_MOST_S = 0.5
 """A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
+STUMBLE_REST_S = 1.0
 PERIOD_S = 10.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never old."""
 READY_WAIT_S = 5.0
@@ -120,6 +121,7 @@ class Agent:
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
         self._exit: bool | None = None
+        self._stumbled = ""
         self._snapshot = Snapshot(time.monotonic(), wall_clock())
 
     # Queries, from the status thread.
@@ -173,14 +175,38 @@ class Agent:
             if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
                 ready_by = None
                 ready()
-            if self._parts.ovsdb.run() or self._files_changed():
-                self._mark_dirty()
-            if time.monotonic() >= self._next_tick():
-                self._tick()
-                continue
-            self._block()
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001  a bug must not leave the node unattended
+                self._stumble(error)
         if self._exit:
             self._clean_up()
+
+    def _turn(self) -> None:
+        if self._parts.ovsdb.run() or self._files_changed():
+            self._mark_dirty()
+        if time.monotonic() >= self._next_tick():
+            self._tick()
+        else:
+            self._block()
+
+    def _stumble(self, error: Exception) -> None:
+        """Say so, and go on after a pause in which the guard is still kept.
+
+        python-ovs's monitor restarts after signals only, and a process that ends leaves lost
+        SAs lost, and the guard standing once instead of twice.
+        """
+        said = f"{type(error).__name__}: {error}"
+        if said != self._stumbled:
+            _log.exception("The agent failed inside and tries again")
+        self._stumbled = said
+        problem = "the agent failed inside and tries again; its log says where"
+        if problem not in self._snapshot.problems:
+            problems = (*self._snapshot.problems, problem)
+            self._snapshot = replace(self._snapshot, problems=problems)
+        time.sleep(SETTLE_S)
+        self._last_end, self._rest_s = time.monotonic(), STUMBLE_REST_S
+        self._due_at = self._last_end + STUMBLE_REST_S
 
     def _next_tick(self) -> float:
         if self._dirty_at is None:
@@ -297,14 +323,16 @@ class Agent:
             credentials=credentials,
             guard=_read(self._parts.guard.observe),
         )
+        seen_at, seen_at_wall = time.monotonic(), wall_clock()
         self._watch_pluto(observed.ike)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
         self._do(made.steps)
-        self._publish(desired, observed, time.monotonic())
+        self._publish(desired, observed, seen_at, seen_at_wall)
         self._last_end = time.monotonic()
         self._rest_s = min(self._last_end - began, REST_MOST_S)
         self._due_at = min(made.wake_at or began + PERIOD_S, began + PERIOD_S)
+        self._stumbled = ""
         if made.steps:
             self._mark_dirty()
         for done in waiting:
@@ -362,7 +390,10 @@ class Agent:
                 outcomes += self._parts.ike.apply(batch)
         return outcomes
 
-    def _publish(self, desired: Desired, observed: Observed, now: float) -> None:
+    def _publish(
+        self, desired: Desired, observed: Observed, seen_at: float, seen_at_wall: datetime
+    ) -> None:
+        """What was seen before the steps, and dated so: steps may take long."""
         installed = _read(self._parts.ike.observe_installed)
         records = {} if isinstance(installed, Unobserved) else installed
         errors = {
@@ -377,8 +408,8 @@ class Agent:
             versions={name: record.version for name, record in records.items()},
             errors=errors,
             previous=self._snapshot,
-            now_s=now,
-            wall=wall_clock(),
+            now_s=seen_at,
+            wall=seen_at_wall,
         )
         self._journal.note_snapshot(self._snapshot)
 

@@ -61,16 +61,20 @@ def take_snapshot(
     for name in names:
         wanted, before = desired.tunnels.get(name), old.get(name)
         status = _judge(name, wanted, versions.get(name), before)
+        lost: frozenset[str] = frozenset()
         if kernel is not None:
-            status = _with_observed(status, wanted, children.get(name, {}), kernel)
+            own = children.get(name, {})
+            status = _with_observed(status, wanted, own, kernel)
+            lost = frozenset(name for name, child in own.items() if not kernel.has(child))
         elif before is not None:
+            lost = frozenset(before.missing)
             status = replace(
                 status,
                 policies=before.policies,
                 states=before.states,
                 connections=before.connections,
             )
-        missing = _missing(status, wanted)
+        missing = _missing(status, wanted, lost)
         tunnels.append(replace(status, error=errors.get(name), missing=missing))
     return Snapshot(
         taken_at_s=now_s,
@@ -110,12 +114,17 @@ class _Kernel:
     def __init__(self, seen: ObservedIke) -> None:
         self._policies: dict[str, list[KernelPolicy]] = {}
         self._states: dict[str, list[KernelState]] = {}
+        self._spis: set[int | None] = {state.spi for state in seen.states}
         for policy in sorted(seen.policies, key=_policy_order):
             for address in {_address(policy.src), _address(policy.dst)}:
                 self._policies.setdefault(address, []).append(policy)
         for state in seen.states:
             for address in {_address(state.src), _address(state.dst)}:
                 self._states.setdefault(address, []).append(state)
+
+    def has(self, child: ChildSa) -> bool:
+        """Whether the kernel holds both of its states: pluto does not notice a flush."""
+        return {child.spi_in, child.spi_out} - {None} <= self._spis
 
     def policies(self, remote: str, config: TunnelConfig | None) -> tuple[KernelPolicy, ...]:
         found = self._policies.get(_address(remote), ())
@@ -194,10 +203,10 @@ def _line(child: ChildSa) -> str:
     return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
 
 
-def _missing(status: TunnelStatus, wanted: WantedTunnel | None) -> tuple[str, ...]:
+def _missing(status: TunnelStatus, wanted: WantedTunnel | None, lost: Set[str]) -> tuple[str, ...]:
     if wanted is None or wanted.config is None or status.state is not TunnelState.CONFIGURED:
         return ()
-    up = {connection.name for connection in status.connections}
+    up = {connection.name for connection in status.connections} - lost
     roles = wanted.config.selectors()
     names = (connection_name(status.name, role, status.version) for role in roles)
     return tuple(name for name in names if name not in up)

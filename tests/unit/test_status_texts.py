@@ -214,6 +214,17 @@ def test_up_needs_every_connection_of_the_installed_version() -> None:
     assert not snapshot(WANTED, ike=both, versions={NAME: 2}).tunnels[0].up
 
 
+def test_connection_whose_states_were_flushed_is_not_up_whatever_pluto_says() -> None:
+    out = ChildSa(f"{NAME}-out-1", 9, 1, spi_in=0xABC, spi_out=0xDEF)
+    both = replace(IKE, children=(replace(CHILD, spi_in=STATE.spi), out))
+    flushed = snapshot(WANTED, ike=both)
+    assert flushed.tunnels[0].missing == (f"{NAME}-out-1",)
+    unread = snapshot(WANTED, ike=Unobserved("whack: exit 1"), previous=flushed)
+    assert not unread.tunnels[0].up
+    there = tuple(KernelState(REMOTE, LOCAL, spi) for spi in (0xABC, 0xDEF))
+    assert snapshot(WANTED, ike=replace(both, states=(STATE, *there))).tunnels[0].up
+
+
 def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() -> None:
     newer = replace(CHILD, serial=12, line=IN_LINE.replace("#8", "#12"))
     taken = snapshot(WANTED, ike=replace(IKE, children=(newer, CHILD)))

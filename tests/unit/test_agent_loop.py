@@ -1,0 +1,165 @@
+"""The loop with parts that fail: it goes on, says so, and dates what it says."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from ovn_ipsec.agent.node import Agent, Parts
+from ovn_ipsec.desired.build import Policy
+from ovn_ipsec.drivers.nftables_text import render_guard
+from ovn_ipsec.model.conns import (
+    Guard,
+    GuardCounters,
+    GuardMode,
+    InstalledCredential,
+    InstalledTunnel,
+    ObservedGuard,
+    ObservedIke,
+)
+from ovn_ipsec.model.facts import NodeFact, TunnelFact
+from ovn_ipsec.model.steps import Outcome, SetGuard, StartIke, Step
+from ovn_ipsec.sources.addresses import LocalAddresses
+from ovn_ipsec.sources.certificates import CertificateFiles
+
+
+class Ovsdb:
+    in_sync = True
+    problem: str | None = None
+
+    def run(self) -> bool:
+        return False
+
+    def wait(self, poller: object) -> None:
+        pass
+
+    def snapshot(self) -> tuple[NodeFact, tuple[TunnelFact, ...]]:
+        return NodeFact(), ()
+
+
+class Quiet:
+    """Event sources in which nothing ever happens."""
+
+    def __init__(self) -> None:
+        self.fds = os.pipe()
+
+    def fileno(self) -> int:
+        return self.fds[0]
+
+    def filenos(self) -> tuple[int, ...]:
+        return (self.fds[0],)
+
+    def drain(self) -> frozenset[Any]:
+        return frozenset()
+
+
+class Ike:
+    """pluto is down and takes its time to start."""
+
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.bugs = 0
+        self.start_s = 0.0
+        self.seen_at = 0.0
+
+    def observe_installed(self) -> dict[str, InstalledTunnel]:
+        return {}
+
+    def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
+        if self.bugs:
+            self.bugs -= 1
+            raise KeyError("a bug")
+        kernel_changed()
+        self.seen_at = time.monotonic()
+        return ObservedIke(running=False)
+
+    def apply(self, steps: Sequence[Step]) -> list[Outcome]:
+        assert all(isinstance(step, StartIke) for step in steps)
+        time.sleep(self.start_s)
+        return [Outcome(step) for step in steps]
+
+
+class NoCredentials:
+    def observe(self) -> tuple[InstalledCredential, ...]:
+        return ()
+
+
+class Table:
+    def __init__(self) -> None:
+        self.guard: Guard | None = None
+
+    def observe(self) -> ObservedGuard:
+        if self.guard is None:
+            return ObservedGuard(present=False, intact=False)
+        return ObservedGuard(True, True, self.guard.mode, self.guard.digest)
+
+    def counters(self) -> GuardCounters:
+        return GuardCounters(0, 0)
+
+    def apply(self, steps: Sequence[SetGuard]) -> list[Outcome]:
+        for step in steps:
+            assert render_guard(step.guard, self.counters())
+            self.guard = step.guard
+        return [Outcome(step) for step in steps]
+
+
+@pytest.fixture
+def ike() -> Ike:
+    return Ike()
+
+
+@pytest.fixture
+def agent(ike: Ike) -> Iterator[Agent]:
+    quiet = Quiet()
+    parts = Parts(
+        ovsdb=cast("Any", Ovsdb()),
+        certificates=CertificateFiles(),
+        addresses=LocalAddresses(),
+        kernel_events=cast("Any", quiet),
+        ike=cast("Any", ike),
+        nss=cast("Any", NoCredentials()),
+        guard=cast("Any", Table()),
+        guard_events=cast("Any", quiet),
+    )
+    yield Agent(parts, Policy(), may_start_ike=True, guard_on_unknown=GuardMode.ENFORCE)
+    for fd in quiet.fds:
+        os.close(fd)
+
+
+def running(agent: Agent) -> threading.Thread:
+    thread = threading.Thread(target=agent.run, args=(lambda: None,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_bug_in_a_tick_is_told_and_the_next_tick_runs(agent: Agent, ike: Ike) -> None:
+    ike.bugs = 2
+    thread = running(agent)
+    deadline = time.monotonic() + 10
+    while not any("failed inside" in p for p in agent.snapshot().problems):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    while not agent.snapshot().complete:
+        assert thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert agent.snapshot().problems == ()
+    agent.request_exit(cleanup=False)
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_snapshot_is_dated_by_what_was_seen_not_by_the_end_of_the_steps(
+    agent: Agent, ike: Ike
+) -> None:
+    ike.start_s = 0.5
+    thread = running(agent)
+    assert agent.request_refresh(10)
+    assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
+    agent.request_exit(cleanup=False)
+    thread.join(5)
