@@ -214,7 +214,11 @@ class _VlogHandler(logging.Handler):
     """Sends Python's log records to python-ovs, whose flags and vlog/* commands rule the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = self.format(record)
+        # Names of rows are data: no newline in one may forge a line of the log.
+        message = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode()
+            for char in self.format(record)
+        )
         if record.levelno >= logging.ERROR:
             _VLOG.err(message)
         elif record.levelno >= logging.WARNING:

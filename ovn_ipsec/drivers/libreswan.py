@@ -336,7 +336,11 @@ class Libreswan:
     def _delete_sa(self, step: Step) -> None:
         if not isinstance(step, DeleteSa):
             raise TypeError(type(step).__name__)
-        self._pluto.whack("--deletestate", str(step.serial))
+        # Asked again: pluto 4.10 ends when the IKE SA of the child SA has gone meanwhile.
+        now = self._observe_running(full=False)
+        living = {ike.serial for ike in now.ike_sas if ike.established}
+        if any(c.serial == step.serial and c.ike_serial in living for c in now.children):
+            self._pluto.whack("--deletestate", str(step.serial))
 
     def _start(self, step: Step) -> None:
         self._store.settle()

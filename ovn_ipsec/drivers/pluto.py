@@ -15,6 +15,7 @@ from ovn_ipsec.drivers.libreswan_text import hide_secrets
 from ovn_ipsec.errors import CommandError, CommandTimeoutError, DriverError, ObservationError
 
 _START_WAIT_S = 15.0
+_WHACK_WAIT_S = 10.0
 _INITIATE_WAIT_S = 2.0
 _ADDCONN_WAIT_S = 30.0
 _NOT_RUNNING = 33
@@ -41,7 +42,8 @@ class Pluto:
         read the text. Raises PlutoDownError; CommandError: no answer in time.
         """
         argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
-        return self._checked(run([*argv, *words], timeout_s=self._timeout_s, ok_codes=None))
+        timeout_s = min(self._timeout_s, _WHACK_WAIT_S)
+        return self._checked(run([*argv, *words], timeout_s=timeout_s, ok_codes=None))
 
     def initiate(self, name: str) -> str:
         """Have pluto negotiate a connection; its output as far as it came.

@@ -110,7 +110,7 @@ def test_enabling_ipsec_closes_at_once_and_disabling_opens_only_then(lab: Lab) -
 
 
 def _wait_for_tunnel(node: Node) -> None:
-    """Until the agent has seen a row with an IPsec option; the guard is closed before it says so."""
+    """Until the agent has seen a row with an IPsec option; the guard is closed by then."""
     wait_until(
         lambda: "Interface name: ovn-" in node.appctl("tunnels/show"),
         UP_TIMEOUT_S,
