@@ -21,7 +21,6 @@ from ovn_ipsec.errors import DriverError, ObservationError
 from ovn_ipsec.model.conns import InstalledTunnel
 
 _LOG = logging.getLogger(__name__)
-_SYNC_EACH_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +122,11 @@ class TunnelStore:
         wanted = list(files)
         self._layout()
         staged: list[tuple[TunnelFiles, list[tuple[Path, Path]]]] = []
-        sync_each = len(wanted) <= _SYNC_EACH_MAX
         for item in wanted:
             try:
-                staged.append((item, self._stage(item, sync_each=sync_each)))
+                staged.append((item, self._stage(item)))
             except OSError as error:
                 errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
-        if staged and not sync_each:
-            os.sync()
         changed = False
         for item, moves in staged:
             try:
@@ -190,13 +186,13 @@ class TunnelStore:
         directory = self._paths.tunnels_dir
         return directory / f"{stem}.conf", directory / f"{stem}.secrets"
 
-    def _stage(self, item: TunnelFiles, *, sync_each: bool) -> list[tuple[Path, Path]]:
+    def _stage(self, item: TunnelFiles) -> list[tuple[Path, Path]]:
         moves: list[tuple[Path, Path]] = []
         conf, secrets = self._files(item.tunnel)
         try:
             if item.secrets is not None:
-                moves.append((_write_temp(secrets, item.secrets, sync=sync_each), secrets))
-            moves.append((_write_temp(conf, item.conf, sync=sync_each), conf))
+                moves.append((_write_temp(secrets, item.secrets), secrets))
+            moves.append((_write_temp(conf, item.conf), conf))
         except OSError:
             _discard(moves)
             raise
@@ -337,10 +333,10 @@ def _listing(directory: Path) -> list[Path]:
 
 def _install(path: Path, content: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _write_temp(path, content, sync=True).replace(path)
+    _write_temp(path, content).replace(path)
 
 
-def _write_temp(final: Path, content: str, *, sync: bool) -> Path:
+def _write_temp(final: Path, content: str) -> Path:
     """A hidden file beside ``final``, mode 0600 before it has any content."""
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=final.parent)
     temporary = Path(name)
@@ -348,8 +344,7 @@ def _write_temp(final: Path, content: str, *, sync: bool) -> Path:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(content)
             stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
+            os.fsync(stream.fileno())
     except (OSError, ValueError):
         temporary.unlink(missing_ok=True)
         raise
