@@ -66,6 +66,9 @@ STUMBLE_REST_S = 1.0
 PERIOD_S = 10.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never old."""
 READY_WAIT_S = 5.0
+ROUTE_SETTLE_S = 1.0
+"""A route that goes and comes back meanwhile changes nothing: another source address would have
+every tunnel without `local_ip` replaced, and replaced back."""
 COUNT_S = 5.0
 FRESH_S = 2.0
 """A query makes the next tick due when the snapshot is older than this."""
@@ -105,6 +108,7 @@ class Agent:
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
         self._sources_of_routes: dict[str, str | None] = {}
+        self._routes_due_at: float | None = None
         self._pki = PkiFact()
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
@@ -259,13 +263,15 @@ class Agent:
         except BlockingIOError:
             pass
         events = self._parts.kernel_events.drain()
-        if events:
+        if events - {KernelEvent.ROUTE}:
             self._mark_dirty()
         if not events.isdisjoint({KernelEvent.SA, KernelEvent.POLICY}):
             self._kernel_dirty = True
         if not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}):
-            self._sources_of_routes.clear()
             self._memory = addresses_changed(self._memory)
+            if self._routes_due_at is None:
+                self._routes_due_at = time.monotonic() + ROUTE_SETTLE_S
+                self._due_at = min(self._due_at, self._routes_due_at)
         if self._parts.guard_events.drain():
             self._mark_dirty()
             self._keep_guard()
@@ -331,7 +337,8 @@ class Agent:
         self._publish(desired, observed, seen_at, seen_at_wall)
         self._last_end = time.monotonic()
         self._rest_s = min(self._last_end - began, REST_MOST_S)
-        self._due_at = min(made.wake_at or began + PERIOD_S, began + PERIOD_S)
+        deadlines = [made.wake_at, self._routes_due_at, began + PERIOD_S]
+        self._due_at = min(at for at in deadlines if at is not None)
         self._stumbled = ""
         if made.steps:
             self._mark_dirty()
@@ -349,6 +356,9 @@ class Agent:
         node, tunnels = parts.ovsdb.snapshot()
         self._pki = self._read_files()
         looked_up = addresses_to_look_up(tunnels)
+        if self._routes_due_at is not None and time.monotonic() >= self._routes_due_at:
+            self._routes_due_at = None
+            self._sources_of_routes.clear()
         new = looked_up - self._sources_of_routes.keys()
         self._sources_of_routes |= parts.addresses.lookup(new)
         facts = Facts(
