@@ -6,6 +6,11 @@ import os
 from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow; how slow is no finding about the code.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -37,6 +37,9 @@ from ovn_ipsec.plan.tunnel import plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, and while pluto is down."""
+RESTART_GRACE_S = 3.0
+"""A pluto that has just gone may be on its way back by somebody else's hand, and two of them
+would share port 500 and delete each other's kernel policies."""
 REPLACE_WAVE = 10
 """Connections in use that one plan replaces; the next wave follows after REPLACE_PAUSE_S."""
 REPLACE_PAUSE_S = 1.0
@@ -101,11 +104,14 @@ def plan(
         draft.wakes.append(now + OBSERVE_AGAIN_S)
         return Plan(draft.steps(), memory, min(draft.wakes))
     if not ike.running:
-        if may_start_ike and memory.may_try("ike", now):
+        down_since = now if memory.ike_down_since is None else memory.ike_down_since
+        memory = replace(memory, ike_down_since=down_since)
+        due = not memory.generation or now >= down_since + RESTART_GRACE_S
+        if may_start_ike and due and memory.may_try("ike", now):
             draft.first.append(StartIke())
         draft.wakes.append(now + OBSERVE_AGAIN_S)
         return Plan(draft.steps(), memory, min(draft.wakes))
-    memory = _notice_generation(ike, memory)
+    memory = _notice_generation(ike, replace(memory, ike_down_since=None))
     view = IkeView(ike)
     memory = _plan_listen(desired, installed, view, memory, now, draft)
     nss_known = not isinstance(observed.credentials, Unobserved)

@@ -32,8 +32,9 @@ FALLBACK_DELAY_S = 15.0
 """How long the other end waits for the lead at first contact. The lead's pluto repeats its first
 message after 0.5, 1, 2, 4 and 8 s and then starts again, so a lead that lives has tried by then.
 Stepping in while it tries crosses it, and crossing exchanges can block pluto 4.10 for 15 s."""
-FALLBACK_RECOVERY_S = 8.0
-"""The same after the tunnel has been up: the lead is told when its SAs are deleted."""
+FALLBACK_RECOVERY_S = 4.0
+"""The same after the tunnel has been up: the lead is told when its SAs are deleted. When the
+other end was away itself, the lead's next try may be 8 s off."""
 IN_TOUCH_S = 20.0
 """While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
 it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""

@@ -33,7 +33,7 @@ def pair(authority: Authority) -> Iterator[Pair]:
         for node in (a, b):
             install_identity(node, authority.issue(node.name), authority)
             node.start_pluto()
-            start_closed(node)
+            start_closed(node, "--no-restart-ike-daemon")  # the scenarios restart pluto
         since = lab.wire.mark()
         with lab.traffic(a, b) as traffic:
             a.add_tunnel("tun-b", b.ipv4, remote_name="b")

@@ -66,7 +66,11 @@ def test_good_files_are_read_whole(files: Files) -> None:
     fact, key, ca = pki.certificate, pki.private_key, pki.ca_cert
     assert fact and key and ca
     assert (fact.problem, key.problem, ca.problem, pki.issued_by_ca) == (None, None, None, True)
-    assert (fact.common_name, fact.dns_names, fact.subject) == ("left", ("left",), "CN=left")
+    assert (fact.common_name, fact.dns_names, fact.subject) == (
+        "left",
+        ("left",),
+        "CN=left,O=ovn-ipsec lab",
+    )
     assert (fact.fingerprint, fact.pem.encode()) == (files.pair.fingerprint, files.pair.pem)
     assert fact.public_key_hash == key.public_key_hash
     assert (fact.is_ca, ca.is_ca, fact.key_type) == (False, True, "ec")

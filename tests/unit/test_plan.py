@@ -177,6 +177,15 @@ def test_pluto_that_is_down_is_started_and_reloads_nothing_twice() -> None:
     assert world.all_up(want)
 
 
+def test_pluto_that_somebody_else_restarts_is_not_started_a_second_time() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 20)
+    world.running = False
+    assert world.settle(want, 2) == []
+    world.running = True
+    assert StartIke not in [type(step) for step in world.settle(want, 10)]
+
+
 def test_failed_observation_of_pluto_plans_guard_but_no_tunnel_step() -> None:
     world = World()
     want = replace(desired(a=config()), guard=GUARD)

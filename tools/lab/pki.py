@@ -47,6 +47,12 @@ def common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
+def node_subject(name: str) -> x509.Name:
+    """A node's subject: the original finds a common name only before another part (RFC 2253)."""
+    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "ovn-ipsec lab")
+    return x509.Name([organization, *common_name(name)])
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A certificate with its private key."""
@@ -117,7 +123,7 @@ class Authority:
         """
         key = key or make_key(kind)
         issuer = self.pair.certificate.subject
-        builder = _builder(subject or common_name(name), issuer, key, starts_in_s, lasts_s)
+        builder = _builder(subject or node_subject(name), issuer, key, starts_in_s, lasts_s)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         builder = builder.add_extension(_usage(certificates=False), True)
         builder = builder.add_extension(
@@ -134,7 +140,7 @@ def self_signed(
 ) -> Pair:
     """A node certificate that signs itself, as ``ovs-pki self-sign`` makes it."""
     key = make_key(kind)
-    builder = _builder(common_name(name), common_name(name), key, starts_in_s, lasts_s)
+    builder = _builder(node_subject(name), node_subject(name), key, starts_in_s, lasts_s)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
