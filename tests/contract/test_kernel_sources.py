@@ -56,6 +56,13 @@ def test_own_address_is_its_own_source() -> None:
     assert LocalAddresses().lookup(own) == {address: address for address in own}
 
 
+def test_second_address_of_a_network_is_its_own_source_too() -> None:
+    own = ["203.0.113.9", "203.0.113.10"]
+    for address in own:
+        _ip("addr", "add", f"{address}/24", "dev", "lo")
+    assert LocalAddresses().lookup(own) == {address: address for address in own}
+
+
 def test_link_local_address_needs_its_scope() -> None:
     found = LocalAddresses().lookup(["fe80::1%lo", "fe80::1", "fe80::1%nosuch"])
     assert found == {"fe80::1%lo": "fe80::1", "fe80::1": None, "fe80::1%nosuch": None}

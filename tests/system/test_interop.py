@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.system.pairs import PSK, settle, start_closed
+from tests.system.pairs import PSK, settle, start_closed, wait_at_rest
 from tools.lab.identity import install_identity, install_peer_certificate
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -47,6 +47,7 @@ def test_tunnel_with_the_original_comes_up(lab: Lab, authentication: str, first:
     tunnels[other]()
     with lab.traffic(a, b) as traffic:
         traffic.wait_flowing(CONVERGE_S)
+        wait_at_rest(a)
         start = time.monotonic()
         settle(3)
         assert traffic.lost(start) == 0

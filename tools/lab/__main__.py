@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -112,4 +113,6 @@ def _environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    # Ends the machines with us: without a handler Python would not unwind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))

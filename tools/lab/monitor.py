@@ -73,7 +73,7 @@ class MonitorHost(Host):
         self._agent = None
         argv = [ORIGINAL, f"--pidfile=/run/openvswitch/{_TARGET}.pid", "--ike-daemon=libreswan"]
         # The original's default is the NSS directory of libreswan 3.
-        argv += ["--ipsec-d", "sql:/var/lib/ipsec/nss", f"--log-file={ORIGINAL_LOG}"]
+        argv += ["--ipsec-d", "/var/lib/ipsec/nss", f"--log-file={ORIGINAL_LOG}"]
         self.run([*argv, "--detach", *flags, _OVSDB], timeout_s=90)
         self.wait_for_monitor()
 
