@@ -18,6 +18,8 @@ _START_WAIT_S = 15.0
 _WHACK_WAIT_S = 10.0
 _INITIATE_WAIT_S = 2.0
 _ADDCONN_WAIT_S = 30.0
+_ADDCONN_EACH_S = 0.5
+"""Longer by this for each connection: pluto may be busy with peers that came first."""
 _NOT_RUNNING = 33
 """whack's exit code when the control socket is absent or refuses."""
 _NOBODY = re.compile(r"pluto_ctl\) failed|Pluto is not running|timeout waiting on pluto socket")
@@ -69,7 +71,8 @@ class Pluto:
         argv = [str(self._paths.libexec_dir / "addconn"), "--config", "/proc/self/fd/0"]
         if "--checkconfig" not in words:
             argv += ["--ctlsocket", str(self._paths.ctl)]
-        timeout_s = min(self._timeout_s, _ADDCONN_WAIT_S)
+        wait_s = _ADDCONN_WAIT_S + _ADDCONN_EACH_S * config.count("\nconn ")
+        timeout_s = min(self._timeout_s, wait_s)
         try:
             done = run([*argv, *words], timeout_s=timeout_s, stdin=config, ok_codes=None)
         except CommandTimeoutError:

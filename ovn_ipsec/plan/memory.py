@@ -59,6 +59,8 @@ class Memory:
     generation: str = ""
     """The pluto that was there at the last plan."""
     ike_down_since: float | None = None
+    progress_at: float | None = None
+    """When a tunnel last came up while many others were missing."""
     replace_after: float = 0.0
     """Not before: the next wave of replacements of tunnels that carry traffic."""
     listen_at: float = 0.0

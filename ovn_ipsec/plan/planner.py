@@ -22,6 +22,7 @@ from ovn_ipsec.model.conns import (
 from ovn_ipsec.model.steps import (
     AddConnection,
     DropConnection,
+    InitiateConnection,
     InstallCredential,
     Listen,
     RecordConnection,
@@ -43,6 +44,12 @@ would share port 500 and delete each other's kernel policies."""
 REPLACE_WAVE = 10
 """Connections in use that one plan replaces; the next wave follows after REPLACE_PAUSE_S."""
 REPLACE_PAUSE_S = 1.0
+INITIATE_WAVE = 10
+"""Tunnels that one plan initiates. Each costs a program call, and a crowd of them makes a pluto
+that is busy with its own attempts busier."""
+INITIATE_PAUSE_S = 1.0
+CROWD = 5
+"""From so many missing tunnels on, one that comes up tells that the others are in a queue."""
 LISTEN_LAST_S = 10.0
 OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 """Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
@@ -232,14 +239,17 @@ def _plan_tunnels(
 ) -> Memory:
     remembered: dict[str, TunnelMemory] = {}
     wave = REPLACE_WAVE if now >= memory.replace_after else 0
-    replaced = 0
+    replaced = initiated = 0
+    came_up = False
     for name, tunnel in desired.tunnels.items():
         before = memory.tunnels.get(name, TunnelMemory())
         remembered[name] = before
         config, record = tunnel.config, installed.get(name)
         if config is None or not memory.may_try(f"tunnel:{name}", now):
             continue
-        planned = plan_tunnel(name, config, record, view, before, now)
+        planned = plan_tunnel(
+            name, config, record, view, before, now, progress_at=memory.progress_at
+        )
         if planned.disruptive:
             if isinstance(config.auth, CertificateAuth) and not nss_known:
                 # What NSS holds decides rightca: the change may be none at all.
@@ -248,6 +258,12 @@ def _plan_tunnels(
                 draft.wakes.append(max(now + REPLACE_PAUSE_S, memory.replace_after))
                 continue
             replaced += 1
+        elif any(isinstance(step, InitiateConnection) for step in planned.steps):
+            if initiated >= INITIATE_WAVE:
+                draft.wakes.append(now + INITIATE_PAUSE_S)
+                continue
+            initiated += 1
+        came_up |= before.down_since is not None and planned.memory.down_since is None
         remembered[name] = planned.memory
         for step in planned.steps:
             draft.add(step)
@@ -255,6 +271,9 @@ def _plan_tunnels(
             draft.wakes.append(planned.wake_at)
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
+    down = sum(tunnel.down_since is not None for tunnel in remembered.values())
+    if came_up and down >= CROWD:
+        memory = replace(memory, progress_at=now)
     return replace(memory, tunnels=remembered)
 
 

@@ -38,6 +38,12 @@ other end was away itself, the lead's next try may be 8 s off."""
 IN_TOUCH_S = 20.0
 """While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
 it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
+PROGRESS_S = 5.0
+"""As long as tunnels of this node keep coming up, at most so far apart, both plutos are at work
+on many: a tunnel that is still missing is in a queue, and asking for it again only makes the two
+ends cross. Crossing requests for child SAs over one IKE SA can end pluto 4.10."""
+CONVERGING_LAST_S = 120.0
+"""But no tunnel waits longer for the others."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
 STUCK_ATTEMPTS = 3
@@ -74,6 +80,8 @@ def plan_tunnel(
     ike: IkeView,
     memory: TunnelMemory,
     now: float,
+    *,
+    progress_at: float | None = None,
 ) -> TunnelPlan:
     """Steps that bring one wanted tunnel nearer to being up, and only those."""
     changed = _plan_content(name, config, record, ike, memory, now)
@@ -88,7 +96,9 @@ def plan_tunnel(
         return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
         memory = replace(memory, broken_since=None)
-        planned = _plan_initiation(name, config, record.version, health, memory, now)
+        planned = _plan_initiation(
+            name, config, record.version, health, memory, now, progress_at=progress_at
+        )
     else:
         planned = _plan_upkeep(name, config, names, health, memory, now)
     if health.broken:  # again, or still, after a repair that has yet to settle
@@ -200,6 +210,8 @@ def _plan_initiation(
     health: TunnelHealth,
     memory: TunnelMemory,
     now: float,
+    *,
+    progress_at: float | None,
 ) -> TunnelPlan:
     """A child SA is missing: initiate when nothing is under way and it is our turn."""
     if memory.down_since is None:
@@ -212,6 +224,10 @@ def _plan_initiation(
         return TunnelPlan((), memory, wake_at=in_touch_until)
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
+    if progress_at is not None and memory.down_since is not None:
+        queued_until = min(progress_at + PROGRESS_S, memory.down_since + CONVERGING_LAST_S)
+        if now < queued_until:
+            return TunnelPlan((), memory, wake_at=queued_until)
     attempts = memory.attempts + 1
     if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
         return _plan_unblock(name, config, version, memory, now)

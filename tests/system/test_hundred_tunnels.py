@@ -24,26 +24,30 @@ IDLE_S = 30.0
 def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     lab: Lab, record_property: Callable[[str, object], None]
 ) -> None:
-    hub, peer = lab.overlay("hub", "peer")
+    hub, peer, bare = lab.overlay("hub", "peer", "bare")
     batch = "".join(f"addr add {address}/16 dev eth0\n" for address in ALIVE)
     peer.run(["ip", "-batch", "-"], stdin=batch)
-    for node in (hub, peer):
-        node.start_pluto()
-        start_closed(node)
-    _configure(peer, [(hub.ipv4, address) for address in ALIVE])
-    wait_until(lambda: _loaded(peer) == 100, 60, "the peer has loaded its connections")
+    hub.start_pluto()
+    start_closed(hub)
     start = time.monotonic()
     _configure(hub, [(address, None) for address in ALIVE + DEAD])
-    wait_until(lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections")
+    wait_until(
+        lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections", interval_s=1
+    )
     loaded_s = time.monotonic() - start
-    wait_until(lambda: hub.sa_count() >= 200, 120, "the living peers are encrypted")
-    up_s = time.monotonic() - start
-    floor_s = _floor(hub)
+    bare.start_pluto()
+    floor_s = _floor(hub, bare)
     record_property("loaded_s", round(loaded_s, 2))
     record_property("floor_s", round(floor_s, 2))
-    record_property("half_up_s", round(up_s, 2))
     assert loaded_s <= 2 * floor_s + 1
-    settle(20)
+    bare.shutdown_pluto()
+    start = time.monotonic()
+    peer.start_pluto()
+    start_closed(peer)
+    _configure(peer, [(hub.ipv4, address) for address in ALIVE])
+    wait_until(lambda: hub.sa_count() >= 200, 180, "the living peers are encrypted", interval_s=1)
+    record_property("half_up_s", round(time.monotonic() - start, 2))
+    settle(30)
     pid = _agent_pid(hub)
     cpu_before, began = _cpu_s(pid), time.monotonic()
     settle(IDLE_S)
@@ -73,23 +77,17 @@ def _loaded(node: Node) -> int:
     return len({line.split('"')[1] for line in status.splitlines() if '000 "t' in line})
 
 
-def _floor(node: Node) -> float:
-    """One addconn of the same connections on the same pluto, which does not know them."""
-    names = sorted(
-        {line.split('"')[1] for line in node.whack("--status").splitlines() if '000 "t' in line}
-    )
-    text = "".join(
-        path.read_text() for path in sorted(node.path("/etc/ipsec.d/ovn-ipsec").glob("*.conf"))
-    )
-    node.write_file("/etc/floor.conf", text.replace("conn t", "conn floor-t"), 0o600)
+def _floor(hub: Node, bare: Node) -> float:
+    """One addconn of the hub's connections on a node whose pluto has nothing else to do."""
+    files = sorted(hub.path("/etc/ipsec.d/ovn-ipsec").glob("*.conf"))
+    text = "".join(path.read_text() for path in files).replace(hub.ipv4, bare.ipv4)
+    names = [line.split()[1] for line in text.splitlines() if line.startswith("conn t")]
+    bare.write_file("/etc/floor.conf", text, 0o600)
     argv = ["/usr/libexec/ipsec/addconn", "--config", "/etc/floor.conf"]
-    argv += ["--ctlsocket", "/run/pluto/pluto.ctl", *(f"floor-{name}" for name in names)]
     start = time.monotonic()
-    node.run(argv, timeout_s=120)
-    floor_s = time.monotonic() - start
-    for name in names:
-        node.whack("--name", f"floor-{name}", "--delete", check=False)
-    return floor_s
+    bare.run([*argv, "--ctlsocket", "/run/pluto/pluto.ctl", *names], timeout_s=120)
+    wait_until(lambda: _loaded(bare) == len(names) == 200, 60, "all is loaded", interval_s=1)
+    return time.monotonic() - start
 
 
 def _agent_pid(node: Node) -> int:

@@ -35,6 +35,7 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from ovn_ipsec.plan import plan
+from ovn_ipsec.plan.planner import INITIATE_WAVE
 from tests.unit.world import World, config, desired, with_psk
 
 GUARD = Guard(GuardMode.ENFORCE, frozenset({GuardPort(Protocol.UDP, 6081)}))
@@ -367,6 +368,32 @@ def test_child_sa_that_never_comes_over_a_living_ike_sa_makes_the_lead_start_ove
         InitiateConnection,
         ReplaceConnection,
     ]
+
+
+def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(50)})
+    world.tick(want)
+    waves = []
+    for _ in range(40):
+        steps = world.tick(want, 1.0)
+        waves.append(sum(isinstance(step, InitiateConnection) for step in steps))
+    assert max(waves) == INITIATE_WAVE
+    assert sum(waves) == 50
+
+
+def test_while_others_of_a_crowd_come_up_a_missing_tunnel_is_not_asked_for_again() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(30)})
+    world.tick(want)
+    steps: list[Step] = []
+    for number in range(20):  # the leads come one by one, two seconds apart
+        for role in ("in", "out"):
+            world.come_up(f"t{number}-{role}-1")
+        steps += world.tick(want, 2.0)
+    assert steps == []
+    steps = world.settle(want, 20)
+    assert {type(step) for step in steps} == {InitiateConnection}
 
 
 def test_two_way_traffic_is_never_renewed() -> None:

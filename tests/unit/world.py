@@ -245,6 +245,10 @@ class World:
         if not self.peers_answer:
             self.negotiating.add(name)
             return
+        self.come_up(name)
+
+    def come_up(self, name: str) -> None:
+        """A child SA, whoever asked for it."""
         conf, role = self.configs[name]
         self.serial += 1
         self.children[self.serial] = (name, conf, role)
