@@ -63,8 +63,11 @@ SETTLE_S = 0.05
 REST_MOST_S = 0.5
 """A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
 STUMBLE_REST_S = 1.0
-PERIOD_S = 10.0
-"""Without any event: byte counters, certificate validity, and a snapshot that is never old."""
+PERIOD_S = 13.0
+"""Without any event: byte counters, certificate validity, and a snapshot that is never older
+than 15 s (DECISIONS 11)."""
+REBUILD_S = 30.0
+"""Certificates begin and cease to be valid without an event."""
 READY_WAIT_S = 5.0
 ROUTE_SETTLE_S = 1.0
 """A route that goes and comes back meanwhile changes nothing: another source address would have
@@ -114,6 +117,8 @@ class Agent:
         self._counted_at = 0.0
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
+        self._built: tuple[object, float, Desired] | None = None
+        """What it was built from, when it is stale, and the result."""
         self._rest_s = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._dirty_at: float | None = time.monotonic()
@@ -369,16 +374,23 @@ class Agent:
             local_addresses={end: self._sources_of_routes[end] for end in looked_up},
             now=wall_clock(),
         )
-        desired = build(
-            facts,
-            self._policy,
-            incumbents=frozenset() if isinstance(installed, Unobserved) else frozenset(installed),
-            installed=self._credentials,
-        )
+        names = frozenset() if isinstance(installed, Unobserved) else frozenset(installed)
+        desired = self._build(facts, names)
         notes = [*parts.ike.warnings]
         if parts.ovsdb.problem:
             notes.append(parts.ovsdb.problem)
         return replace(desired, problems=(*desired.problems, *notes))
+
+    def _build(self, facts: Facts, incumbents: frozenset[str]) -> Desired:
+        """Build anew when anything has changed, and now and then for the certificates' sake."""
+        timeless = (replace(facts, now=None), incumbents, self._credentials)
+        now = time.monotonic()
+        if self._built is None or self._built[0] != timeless or now >= self._built[1]:
+            desired = build(
+                facts, self._policy, incumbents=incumbents, installed=self._credentials
+            )
+            self._built = (timeless, now + REBUILD_S, desired)
+        return self._built[2]
 
     def _count_drops(self, now: float, *, forced: bool) -> None:
         """Guard counters change without an event; reading them starts a program."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ovn_ipsec.desired.invalid import Invalid
 from ovn_ipsec.desired.options import shown
@@ -20,6 +21,7 @@ class Endpoints:
     remote: Address
 
 
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> Address | None:
     try:
         return ipaddress.ip_address(text)

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ovn_ipsec.desired.invalid import Invalid
 from ovn_ipsec.desired.options import shown
@@ -188,6 +189,7 @@ def _number(text: str) -> int:
     return int(text, 16) if text[:2].lower() == "0x" else int(text)
 
 
+@lru_cache(maxsize=4096)
 def _literal(text: str, *, scope_dropped: bool = False) -> str | None:
     """The one spelling of a numeric address (RFC 5952, IPv4-mapped as IPv4), or None.
 

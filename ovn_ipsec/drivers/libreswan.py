@@ -179,9 +179,8 @@ class Libreswan:
         version, dialect = self._pluto.version(generation)
         if seen.generation != generation:
             self._await_loaded()
-        states = self._pluto.whack("--showstates")
-        traffic = self._pluto.whack("--trafficstatus")
-        children, ikes = parse_states(states, traffic, dialect)
+        said = self._pluto.whack("--showstates", "--trafficstatus")
+        children, ikes = parse_states(said, dialect)
         with_sa = _names(children) | _names(ikes)
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)

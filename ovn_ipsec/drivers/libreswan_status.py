@@ -90,13 +90,12 @@ def parse_connections(text: str, dialect: Dialect) -> LoadedConnections:
     return LoadedConnections(frozenset(names), frozenset(unoriented))
 
 
-def parse_states(
-    states: str, traffic: str, dialect: Dialect
-) -> tuple[tuple[ChildSa, ...], tuple[IkeSa, ...]]:
-    """``--showstates`` and ``--trafficstatus`` together -> established child SAs, all IKE SAs."""
+def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tuple[IkeSa, ...]]:
+    """``whack --showstates --trafficstatus`` -> established child SAs, all IKE SAs."""
     children: dict[int, ChildSa] = {}
     ikes: list[IkeSa] = []
-    for line in dialect.lines(states):
+    lines = list(dialect.lines(text))
+    for line in lines:
         if match := _STATE.match(line):
             serial, name, state = int(match["serial"]), match["name"], match["state"]
             if state == "ESTABLISHED_CHILD_SA":
@@ -112,7 +111,7 @@ def parse_states(
                 spi_out=int(match["out"], 16),
                 line="000 " + line.rstrip(),
             )
-    for line in dialect.lines(traffic):
+    for line in lines:
         if (match := _TRAFFIC.match(line)) and int(match["serial"]) in children:
             serial = int(match["serial"])
             children[serial] = replace(

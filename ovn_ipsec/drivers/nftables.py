@@ -7,6 +7,7 @@ knows the table for its own: it carries the guard that it was made from (``nftab
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -83,7 +84,7 @@ class Nftables:
 
         Those that only the held table met, while the other was missing, are in them.
         """
-        text = self._list("counters", "table", FAMILY, TABLE)
+        text = self._list_counters()
         if text is not None:
             self._count(_parse(text).counters)
         self._count_gaps()
@@ -164,6 +165,12 @@ class Nftables:
             self._holding_failed = True
             return
         self._holding_failed = False
+
+    def _list_counters(self) -> str | None:
+        if self._held is not None:
+            with contextlib.suppress(DriverError):  # no such table, perhaps: nft tells
+                return self._held.list_counters(TABLE)
+        return self._list("counters", "table", FAMILY, TABLE)
 
     def _count_gaps(self) -> None:
         if self._held is None or self._holding_failed:

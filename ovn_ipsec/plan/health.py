@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -57,7 +58,7 @@ class IkeView:
             sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
         }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
-        self._states = {(state.spi, ip_address(state.dst)) for state in ike.states}
+        self._states = {(state.spi, _address(state.dst)) for state in ike.states}
         self._loaded: dict[str, set[str]] = defaultdict(set)
         for name in ike.loaded:
             if match := _NAME.fullmatch(name):
@@ -126,7 +127,7 @@ class IkeView:
     def _in_kernel(self, child: ChildSa, config: TunnelConfig, selector: Selector) -> bool:
         ends = ((child.spi_in, config.local), (child.spi_out, config.remote))
         for spi, destination in ends:
-            if spi is not None and (spi, ip_address(destination)) not in self._states:
+            if spi is not None and (spi, _address(destination)) not in self._states:
                 return False
         return all(policy in self._ike.policies for policy in expected_policies(config, selector))
 
@@ -142,6 +143,12 @@ def expected_policies(config: TunnelConfig, selector: Selector) -> tuple[KernelP
     )
 
 
+@lru_cache(maxsize=4096)
+def _address(text: str) -> IPv4Address | IPv6Address:
+    return ip_address(text)
+
+
+@lru_cache(maxsize=4096)
 def _host_prefix(address: str) -> str:
-    parsed = ip_address(address)
+    parsed = _address(address)
     return f"{parsed}/{parsed.max_prefixlen}"

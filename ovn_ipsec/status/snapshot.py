@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
@@ -142,6 +143,7 @@ def _policy_order(policy: KernelPolicy) -> tuple[str, str, str, str, int, int]:
     return (policy.direction, policy.src, policy.dst, policy.protocol, *ports)
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> str:
     """Without prefix length, in the one canonical spelling; anything else as it is."""
     bare = text.partition("/")[0]

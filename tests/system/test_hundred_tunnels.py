@@ -73,8 +73,8 @@ def _configure(node: Node, ends: list[tuple[str, str | None]]) -> None:
 
 
 def _loaded(node: Node) -> int:
-    status = node.whack("--status", check=False)
-    return len({line.split('"')[1] for line in status.splitlines() if '000 "t' in line})
+    """As pluto's log has it: to ask pluto would keep it from loading."""
+    return node.pluto_log().count(": added IKEv2 connection")
 
 
 def _floor(hub: Node, bare: Node) -> float:
@@ -86,7 +86,7 @@ def _floor(hub: Node, bare: Node) -> float:
     argv = ["/usr/libexec/ipsec/addconn", "--config", "/etc/floor.conf"]
     start = time.monotonic()
     bare.run([*argv, "--ctlsocket", "/run/pluto/pluto.ctl", *names], timeout_s=120)
-    wait_until(lambda: _loaded(bare) == len(names) == 200, 60, "all is loaded", interval_s=1)
+    wait_until(lambda: _loaded(bare) == len(names) == 200, 60, "all is loaded")
     return time.monotonic() - start
 
 

@@ -75,7 +75,7 @@ STATES_5 = """\
 
 
 def test_established_and_negotiating_sas_of_4() -> None:
-    children, ikes = parse_states(STATES_4, TRAFFIC_4, Dialect.V4)
+    children, ikes = parse_states(STATES_4 + TRAFFIC_4, Dialect.V4)
     assert children == (
         ChildSa(
             connection="tun-in-1",
@@ -104,7 +104,7 @@ TRAFFIC_5 = """\
 
 
 def test_established_sas_of_5() -> None:
-    (child,), ikes = parse_states(UP_5, TRAFFIC_5, Dialect.V5)
+    (child,), ikes = parse_states(UP_5 + TRAFFIC_5, Dialect.V5)
     assert (child.serial, child.ike_serial) == (2, 1)
     assert (child.spi_in, child.spi_out) == (0x92705736, 0x6CD4EFCA)
     assert (child.bytes_in, child.bytes_out, child.add_time) == (3249, 0, 1795318066)
@@ -113,7 +113,7 @@ def test_established_sas_of_5() -> None:
 
 
 def test_a_child_that_is_being_negotiated_is_not_up_in_5() -> None:
-    children, ikes = parse_states(STATES_5, "", Dialect.V5)
+    children, ikes = parse_states(STATES_5, Dialect.V5)
     assert children == ()
     assert ikes == (IkeSa("d-in-1", 12, False, initiator=True), IkeSa("f-in-1", 1, True))
 
