@@ -95,7 +95,8 @@ def plan_tunnel(
     if health.broken and now >= memory.settle_until:
         return _plan_repair(name, config, record.version, memory, now)
     if health.missing:
-        memory = replace(memory, broken_since=None)
+        if memory.broken_since is not None:
+            memory = replace(memory, broken_since=None)
         planned = _plan_initiation(
             name, config, record.version, health, memory, now, progress_at=progress_at
         )
@@ -250,14 +251,17 @@ def _plan_upkeep(
     now: float,
 ) -> TunnelPlan:
     """The tunnel is up: delete duplicates, notice silence."""
-    up = replace(
-        memory,
-        was_up=True,
-        down_since=None,
-        attempts=0,
-        broken_since=None,
-        repairs=memory.repairs if now < memory.settle_until else 0,
-    )
+    up = memory
+    fresh = not memory.was_up or memory.down_since is not None or memory.broken_since is not None
+    if fresh or memory.repairs or memory.attempts:
+        up = replace(
+            memory,
+            was_up=True,
+            down_since=None,
+            attempts=0,
+            broken_since=None,
+            repairs=memory.repairs if now < memory.settle_until else 0,
+        )
     up, steps, wake_at = _tidy(name, config, health, up, now)
     if steps:
         return TunnelPlan(steps, up)
@@ -270,7 +274,9 @@ def _tidy(
 ) -> tuple[TunnelMemory, tuple[Step, ...], float | None]:
     """Crossing initiations leave pairs; the lead deletes the older ones after a while."""
     if not health.surplus:
-        return replace(memory, surplus_since=None), (), None
+        if memory.surplus_since is not None:
+            memory = replace(memory, surplus_since=None)
+        return memory, (), None
     since = now if memory.surplus_since is None else memory.surplus_since
     due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S)
     if now < due:

@@ -75,8 +75,10 @@ def take_snapshot(
                 states=before.states,
                 connections=before.connections,
             )
-        missing = _missing(status, wanted, lost)
-        tunnels.append(replace(status, error=errors.get(name), missing=missing))
+        missing, error = _missing(status, wanted, lost), errors.get(name)
+        if missing or error is not None:
+            status = replace(status, error=error, missing=missing)
+        tunnels.append(status)
     return Snapshot(
         taken_at_s=now_s,
         taken_at=wall,
