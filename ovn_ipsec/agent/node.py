@@ -7,8 +7,6 @@ on an event or a deadline; queries are answered by another thread from the last 
 from __future__ import annotations
 
 import logging
-import os
-import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +15,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TypeVar
 
-import ovs.poller
-
 from ovn_ipsec.agent.journal import Journal
+from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.guard import GENEVE
 from ovn_ipsec.desired.overlay import addresses_to_look_up
@@ -51,7 +48,7 @@ from ovn_ipsec.model.steps import (
 from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
-from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
+from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.snapshot import take_snapshot
 
@@ -120,13 +117,11 @@ class Agent:
         self._built: tuple[object, float, Desired] | None = None
         """What it was built from, when it is stale, and the result."""
         self._rest_s = 0.0
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._dirty_at: float | None = time.monotonic()
         self._due_at = time.monotonic()
         self._last_end = 0.0
         self._kernel_dirty = True
-        self._pluto: tuple[str, int] | None = None
-        """(generation, descriptor that becomes readable when it dies)"""
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
         self._exit: bool | None = None
@@ -142,21 +137,21 @@ class Agent:
     def want_fresh(self) -> None:
         """Somebody asks for status: keep the snapshot young."""
         if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
-            self._wake_up()
+            self._wakeups.wake()
 
     def request_refresh(self, timeout_s: float) -> bool:
         """Wait for a tick that began after this call; False when it took too long."""
         done = threading.Event()
         with self._lock:
             self._waiting.append(done)
-        self._wake_up()
+        self._wakeups.wake()
         return done.wait(timeout_s)
 
     def request_exit(self, cleanup: bool) -> None:
         """End the loop; with ``cleanup`` our connections, credentials and files go first."""
         with self._lock:
             self._exit = cleanup
-        self._wake_up()
+        self._wakeups.wake()
 
     # The loop.
 
@@ -240,45 +235,21 @@ class Agent:
         if self._dirty_at is None:
             self._dirty_at = time.monotonic()
 
-    def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
-
     def _block(self) -> None:
-        poller = ovs.poller.Poller()
-        parts = self._parts
-        parts.ovsdb.wait(poller)
-        fds = [self._wake, parts.guard_events.fileno(), *parts.kernel_events.filenos()]
-        if self._pluto is not None:
-            fds.append(self._pluto[1])
-        for fd in fds:
-            poller.fd_wait(fd, ovs.poller.POLLIN)
-        wake_at = min(self._next_tick(), self._check_files_at)
-        poller.timer_wait_until(int(wake_at * 1000) + 1)
-        poller.block()
+        self._wakeups.sleep(self._parts.ovsdb, min(self._next_tick(), self._check_files_at))
         self._read_events()
 
     def _read_events(self) -> None:
-        if self._pluto is not None and select.select([self._pluto[1]], [], [], 0)[0]:
-            os.close(self._pluto[1])
-            self._pluto = None
+        heard = self._wakeups.read()
+        if heard.tick:
             self._mark_dirty()
-        try:
-            os.eventfd_read(self._wake)
-            self._mark_dirty()
-        except BlockingIOError:
-            pass
-        events = self._parts.kernel_events.drain()
-        if events - {KernelEvent.ROUTE}:
-            self._mark_dirty()
-        if not events.isdisjoint({KernelEvent.SA, KernelEvent.POLICY}):
-            self._kernel_dirty = True
-        if not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}):
+        self._kernel_dirty |= heard.ipsec
+        if heard.routes:
             self._memory = addresses_changed(self._memory)
             if self._routes_due_at is None:
                 self._routes_due_at = time.monotonic() + ROUTE_SETTLE_S
                 self._due_at = min(self._due_at, self._routes_due_at)
-        if self._parts.guard_events.drain():
-            self._mark_dirty()
+        if heard.guard:
             self._keep_guard()
 
     def _keep_guard(self) -> None:
@@ -299,17 +270,6 @@ class Agent:
         self._read_events()
         changed, self._kernel_dirty = self._kernel_dirty, False
         return changed
-
-    def _watch_pluto(self, ike: ObservedIke | Unobserved) -> None:
-        """Hold a descriptor that becomes readable when pluto dies (pidfd_open(2))."""
-        generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
-        if self._pluto is not None and self._pluto[0] != generation:
-            os.close(self._pluto[1])
-            self._pluto = None
-        if self._pluto is None and generation:
-            descriptor = self._parts.ike.pluto_pidfd()
-            if descriptor is not None:
-                self._pluto = (generation, descriptor)
 
     def _tick(self) -> None:
         began = time.monotonic()
@@ -335,7 +295,9 @@ class Agent:
             guard=_read(self._parts.guard.observe),
         )
         seen_at, seen_at_wall = time.monotonic(), wall_clock()
-        self._watch_pluto(observed.ike)
+        ike = observed.ike
+        generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
+        self._wakeups.watch_pluto(generation, self._parts.ike.pluto_pidfd)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
         self._do(made.steps)
@@ -363,15 +325,16 @@ class Agent:
         looked_up = addresses_to_look_up(tunnels)
         if self._routes_due_at is not None and time.monotonic() >= self._routes_due_at:
             self._routes_due_at = None
-            self._sources_of_routes.clear()
-        new = looked_up - self._sources_of_routes.keys()
-        self._sources_of_routes |= parts.addresses.lookup(new)
+            self._sources_of_routes = {}
+        known = self._sources_of_routes
+        known |= parts.addresses.lookup(looked_up - known.keys())
+        self._sources_of_routes = {end: known[end] for end in looked_up}
         facts = Facts(
             in_sync=True,
             node=node,
             tunnels=tunnels,
             pki=self._pki,
-            local_addresses={end: self._sources_of_routes[end] for end in looked_up},
+            local_addresses=self._sources_of_routes,
             now=wall_clock(),
         )
         names = frozenset() if isinstance(installed, Unobserved) else frozenset(installed)

@@ -53,14 +53,21 @@ class TunnelMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowd:
+    """How many tunnels of the node have been missing, not for long, and when one last came up."""
+
+    missing: int = 0
+    progress_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Everything remembered. Starts empty: a restarted agent knows nothing and breaks nothing."""
 
     generation: str = ""
     """The pluto that was there at the last plan."""
     ike_down_since: float | None = None
-    progress_at: float | None = None
-    """When a tunnel last came up while many others were missing."""
+    crowd: Crowd = Crowd()
     replace_after: float = 0.0
     """Not before: the next wave of replacements of tunnels that carry traffic."""
     listen_at: float = 0.0

@@ -33,8 +33,8 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from ovn_ipsec.plan.health import IkeView
-from ovn_ipsec.plan.memory import Memory, TunnelMemory
-from ovn_ipsec.plan.tunnel import plan_tunnel
+from ovn_ipsec.plan.memory import Crowd, Memory, TunnelMemory
+from ovn_ipsec.plan.tunnel import CROWD_LAST_S, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, and while pluto is down."""
@@ -48,8 +48,6 @@ INITIATE_WAVE = 10
 """Tunnels that one plan initiates. Each costs a program call, and a crowd of them makes a pluto
 that is busy with its own attempts busier."""
 INITIATE_PAUSE_S = 1.0
-CROWD = 5
-"""From so many missing tunnels on, one that comes up tells that the others are in a queue."""
 LISTEN_LAST_S = 10.0
 OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 """Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
@@ -247,9 +245,7 @@ def _plan_tunnels(
         config, record = tunnel.config, installed.get(name)
         if config is None or not memory.may_try(f"tunnel:{name}", now):
             continue
-        planned = plan_tunnel(
-            name, config, record, view, before, now, progress_at=memory.progress_at
-        )
+        planned = plan_tunnel(name, config, record, view, before, now, memory.crowd)
         if planned.disruptive:
             if isinstance(config.auth, CertificateAuth) and not nss_known:
                 # What NSS holds decides rightca: the change may be none at all.
@@ -271,10 +267,14 @@ def _plan_tunnels(
             draft.wakes.append(planned.wake_at)
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
-    down = sum(tunnel.down_since is not None for tunnel in remembered.values())
-    if came_up and down >= CROWD:
-        memory = replace(memory, progress_at=now)
-    return replace(memory, tunnels=remembered)
+    crowd = Crowd(
+        missing=sum(
+            tunnel.down_since is not None and now < tunnel.down_since + CROWD_LAST_S
+            for tunnel in remembered.values()
+        ),
+        progress_at=now if came_up else memory.crowd.progress_at,
+    )
+    return replace(memory, tunnels=remembered, crowd=crowd)
 
 
 def _plan_drops(

@@ -23,7 +23,7 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from ovn_ipsec.plan.health import IkeView, TunnelHealth
-from ovn_ipsec.plan.memory import TunnelMemory, spread
+from ovn_ipsec.plan.memory import Crowd, TunnelMemory, spread
 
 LEAD_DELAY_S = 2.0
 """pluto was told to initiate at load; ask again when nothing is under way after this."""
@@ -38,12 +38,16 @@ other end was away itself, the lead's next try may be 8 s off."""
 IN_TOUCH_S = 20.0
 """While there is an IKE SA with the lead, or half of one, the other end leaves the child SAs to
 it, but not for ever. Two ends that ask for child SAs at once can block pluto 4.10 for 15 s."""
-PROGRESS_S = 5.0
-"""As long as tunnels of this node keep coming up, at most so far apart, both plutos are at work
-on many: a tunnel that is still missing is in a queue, and asking for it again only makes the two
-ends cross. Crossing requests for child SAs over one IKE SA can end pluto 4.10."""
-CONVERGING_LAST_S = 120.0
-"""But no tunnel waits longer for the others."""
+CROWD = 5
+"""From so many missing tunnels on, both plutos are at work on many: one that is still missing is
+in a queue, and asking for it again only makes the two ends cross. Crossing requests for child SAs
+over one IKE SA can end pluto 4.10."""
+CROWD_EACH_S = 0.3
+PROGRESS_LEAD_S = 5.0
+PROGRESS_OTHER_S = 15.0
+"""As long as tunnels of this node keep coming up, at most so far apart, the others wait."""
+CROWD_LAST_S = 120.0
+"""But none waits longer for the others, and one that is missing for longer is no part of it."""
 JITTER_S = 1.5
 LEAD_RETRY_LAST_S = 30.0
 STUCK_ATTEMPTS = 3
@@ -80,8 +84,7 @@ def plan_tunnel(
     ike: IkeView,
     memory: TunnelMemory,
     now: float,
-    *,
-    progress_at: float | None = None,
+    crowd: Crowd,
 ) -> TunnelPlan:
     """Steps that bring one wanted tunnel nearer to being up, and only those."""
     changed = _plan_content(name, config, record, ike, memory, now)
@@ -97,9 +100,7 @@ def plan_tunnel(
     if health.missing:
         if memory.broken_since is not None:
             memory = replace(memory, broken_since=None)
-        planned = _plan_initiation(
-            name, config, record.version, health, memory, now, progress_at=progress_at
-        )
+        planned = _plan_initiation(name, config, record.version, health, memory, now, crowd)
     else:
         planned = _plan_upkeep(name, config, names, health, memory, now)
     if health.broken:  # again, or still, after a repair that has yet to settle
@@ -211,8 +212,7 @@ def _plan_initiation(
     health: TunnelHealth,
     memory: TunnelMemory,
     now: float,
-    *,
-    progress_at: float | None,
+    crowd: Crowd,
 ) -> TunnelPlan:
     """A child SA is missing: initiate when nothing is under way and it is our turn."""
     if memory.down_since is None:
@@ -225,10 +225,9 @@ def _plan_initiation(
         return TunnelPlan((), memory, wake_at=in_touch_until)
     if now < memory.next_attempt:
         return TunnelPlan((), memory, wake_at=memory.next_attempt)
-    if progress_at is not None and memory.down_since is not None:
-        queued_until = min(progress_at + PROGRESS_S, memory.down_since + CONVERGING_LAST_S)
-        if now < queued_until:
-            return TunnelPlan((), memory, wake_at=queued_until)
+    queued_until = _queued_until(config, memory, crowd)
+    if now < queued_until:
+        return TunnelPlan((), memory, wake_at=queued_until)
     attempts = memory.attempts + 1
     if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
         return _plan_unblock(name, config, version, memory, now)
@@ -240,6 +239,19 @@ def _plan_initiation(
     step = InitiateConnection(name, health.missing, reason)
     after = replace(memory, attempts=attempts, next_attempt=now + pause)
     return TunnelPlan((step,), after, wake_at=after.next_attempt)
+
+
+def _queued_until(config: TunnelConfig, memory: TunnelMemory, crowd: Crowd) -> float:
+    """Until when a missing tunnel is taken to wait its turn among many others."""
+    if crowd.missing < CROWD or memory.down_since is None:
+        return 0.0
+    until = memory.down_since
+    if not config.lead:
+        until += FALLBACK_DELAY_S + CROWD_EACH_S * crowd.missing
+    if crowd.progress_at is not None:
+        pause = PROGRESS_LEAD_S if config.lead else PROGRESS_OTHER_S
+        until = max(until, crowd.progress_at + pause)
+    return min(until, memory.down_since + CROWD_LAST_S)
 
 
 def _plan_upkeep(

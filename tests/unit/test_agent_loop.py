@@ -68,6 +68,9 @@ class Ike:
         self.start_s = 0.0
         self.seen_at = 0.0
 
+    def pluto_pidfd(self) -> int | None:
+        return None
+
     def observe_installed(self) -> dict[str, InstalledTunnel]:
         return {}
 

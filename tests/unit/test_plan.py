@@ -375,7 +375,7 @@ def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
     want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(50)})
     world.tick(want)
     waves = []
-    for _ in range(40):
+    for _ in range(60):
         steps = world.tick(want, 1.0)
         waves.append(sum(isinstance(step, InitiateConnection) for step in steps))
     assert max(waves) == INITIATE_WAVE
@@ -392,7 +392,7 @@ def test_while_others_of_a_crowd_come_up_a_missing_tunnel_is_not_asked_for_again
             world.come_up(f"t{number}-{role}-1")
         steps += world.tick(want, 2.0)
     assert steps == []
-    steps = world.settle(want, 20)
+    steps = world.settle(want, 40)
     assert {type(step) for step in steps} == {InitiateConnection}
 
 
