@@ -63,7 +63,7 @@ STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
 than 15 s (DECISIONS 11)."""
-REBUILD_S = 30.0
+REBUILD_S = 60.0
 """Certificates begin and cease to be valid without an event."""
 READY_WAIT_S = 5.0
 ROUTE_SETTLE_S = 1.0

@@ -339,7 +339,7 @@ class Libreswan:
         now = self._observe_running(full=False)
         living = {ike.serial for ike in now.ike_sas if ike.established}
         if any(c.serial == step.serial and c.ike_serial in living for c in now.children):
-            self._pluto.whack("--deletestate", str(step.serial))
+            self._pluto.delete_state(step.serial)
 
     def _start(self, step: Step) -> None:
         self._store.settle()

@@ -16,7 +16,7 @@ from ovn_ipsec.errors import CommandError, CommandTimeoutError, DriverError, Obs
 
 _START_WAIT_S = 15.0
 _WHACK_WAIT_S = 10.0
-_INITIATE_WAIT_S = 2.0
+_TELL_WAIT_S = 2.0
 _ADDCONN_WAIT_S = 30.0
 _ADDCONN_EACH_S = 0.5
 """Longer by this for each connection: pluto may be busy with peers that came first."""
@@ -54,10 +54,16 @@ class Pluto:
         SA is queued behind an exchange of its IKE SA, which may never end. pluto goes on with
         it all the same, so nobody has to wait. Raises as whack.
         """
+        return self._tell("--asynchronous", "--name", name, "--initiate")
+
+    def delete_state(self, serial: int) -> None:
+        """Have pluto delete an SA. It answers after the exchange with the peer, if that ends."""
+        self._tell("--deletestate", str(serial))
+
+    def _tell(self, *words: str) -> str:
         argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
-        argv += ["--asynchronous", "--name", name, "--initiate"]
         try:
-            return self._checked(run(argv, timeout_s=_INITIATE_WAIT_S, ok_codes=None))
+            return self._checked(run([*argv, *words], timeout_s=_TELL_WAIT_S, ok_codes=None))
         except CommandTimeoutError:
             return ""
 

@@ -46,6 +46,9 @@ class TunnelMemory:
     settle_until: float = 0.0
     """After a repair: no judgement about the kernel before."""
     surplus_since: float | None = None
+    tidied: int = 0
+    """How often in a row the deletion of one surplus child SA changed nothing."""
+    tidied_serial: int | None = None
     inbound_seen: tuple[int, int, float] | None = None
     """(bytes in, bytes out, time) when inbound traffic last grew."""
     renewals: int = 0

@@ -43,8 +43,7 @@ CROWD = 5
 in a queue, and asking for it again only makes the two ends cross. Crossing requests for child SAs
 over one IKE SA can end pluto 4.10."""
 CROWD_EACH_S = 0.3
-PROGRESS_LEAD_S = 5.0
-PROGRESS_OTHER_S = 15.0
+PROGRESS_S = 15.0
 """As long as tunnels of this node keep coming up, at most so far apart, the others wait."""
 CROWD_LAST_S = 120.0
 """But none waits longer for the others, and one that is missing for longer is no part of it."""
@@ -249,8 +248,7 @@ def _queued_until(config: TunnelConfig, memory: TunnelMemory, crowd: Crowd) -> f
     if not config.lead:
         until += FALLBACK_DELAY_S + CROWD_EACH_S * crowd.missing
     if crowd.progress_at is not None:
-        pause = PROGRESS_LEAD_S if config.lead else PROGRESS_OTHER_S
-        until = max(until, crowd.progress_at + pause)
+        until = max(until, crowd.progress_at + PROGRESS_S)
     return min(until, memory.down_since + CROWD_LAST_S)
 
 
@@ -287,15 +285,20 @@ def _tidy(
     """Crossing initiations leave pairs; the lead deletes the older ones after a while."""
     if not health.surplus:
         if memory.surplus_since is not None:
-            memory = replace(memory, surplus_since=None)
+            memory = replace(memory, surplus_since=None, tidied=0)
         return memory, (), None
     since = now if memory.surplus_since is None else memory.surplus_since
-    due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S)
+    # An IKE SA that got stuck keeps its child SAs, however often they are deleted.
+    due = since + (SURPLUS_LEAD_S if config.lead else SURPLUS_OTHER_S) * 2**memory.tidied
     if now < due:
         return replace(memory, surplus_since=since), (), due
     # One at a time: each deletion may take others with it, and pluto 4.10 does not survive
     # being told to delete a child SA whose IKE SA has just gone.
-    return replace(memory, surplus_since=due), (DeleteSa(name, health.surplus[0]),), None
+    tidied = memory.tidied + 1 if memory.tidied_serial == health.surplus[0] else 0
+    after = replace(
+        memory, surplus_since=now, tidied=min(tidied, 8), tidied_serial=health.surplus[0]
+    )
+    return after, (DeleteSa(name, health.surplus[0]),), None
 
 
 def _listen_for_silence(

@@ -27,7 +27,9 @@ def test_ovs_ctl_stops_and_starts_the_agent_and_nothing_goes_in_clear(lab: Lab) 
         pair.a.kill_agent()
         _install_as_original(pair.a)
         shown = _ovs_ctl(pair.a, "--ike-daemon=libreswan", "start-ovs-ipsec")
-        assert shown == "", "nothing on stdout"
+        # ovs-ctl of Open vSwitch 3.5 has a line of its own.
+        said = shown.replace("Starting ovs-monitor-ipsec.\n", "")
+        assert said == "", "the agent prints nothing on stdout"
         assert "tun-b" in pair.a.appctl("tunnels/show")
         pair.traffic.wait_flowing(UP_TIMEOUT_S)
         _ovs_ctl(pair.a, "stop-ovs-ipsec")
