@@ -57,8 +57,11 @@ T = TypeVar("T")
 
 SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
-REST_MOST_S = 0.5
-"""A tick is followed by a rest as long as itself, up to this: events never take a whole core."""
+REST_MOST_S = 2.0
+"""A tick that had nothing to do is followed by a rest twice as long as itself, up to this: when
+many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
+REST_AFTER_STEPS_S = 0.5
+"""At most this after a tick that acted, and as long as the tick."""
 STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
@@ -303,7 +306,10 @@ class Agent:
         self._do(made.steps)
         self._publish(desired, observed, seen_at, seen_at_wall)
         self._last_end = time.monotonic()
-        self._rest_s = min(self._last_end - began, REST_MOST_S)
+        took_s = self._last_end - began
+        self._rest_s = (
+            min(took_s, REST_AFTER_STEPS_S) if made.steps else min(2 * took_s, REST_MOST_S)
+        )
         deadlines = [made.wake_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         self._stumbled = ""

@@ -67,6 +67,8 @@ _TRAFFIC = re.compile(
     rf"^#(?P<serial>\d+): {_NAME}, type=[A-Z]+, +add_time=(?P<add>\d+),"
     r" +inBytes=(?P<inn>\d+), +outBytes=(?P<out>\d+)"
 )
+_PARENT = re.compile(r"; IKE SA #(\d+);")
+_ROLE = re.compile(r"_([IR])\d?$")
 _LOAD_ERROR = re.compile(
     r"(?:\"(?P<add>.*)\": failed to add connection|while loading '(?P<parse>.*?)'): (?P<why>.*)"
 )
@@ -99,7 +101,7 @@ def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tupl
         if match := _STATE.match(line):
             serial, name, state = int(match["serial"]), match["name"], match["state"]
             if state == "ESTABLISHED_CHILD_SA":
-                parent = re.search(r"; IKE SA #(\d+);", match["rest"])
+                parent = _PARENT.search(match["rest"])
                 children[serial] = ChildSa(name, serial, int(parent[1]) if parent else None)
             elif "CHILD" not in state:
                 ikes.append(IkeSa(name, serial, state == "ESTABLISHED_IKE_SA", _initiator(state)))
@@ -125,7 +127,7 @@ def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tupl
 
 def _initiator(state: str) -> bool | None:
     # PARENT_I1, IKE_SA_INIT_I, IKE_AUTH_R ...: only a negotiation tells the role.
-    match = re.search(r"_([IR])\d?$", state)
+    match = _ROLE.search(state)
     return None if match is None else match[1] == "I"
 
 
