@@ -29,8 +29,8 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     peer.run(["ip", "-batch", "-"], stdin=batch)
     hub.start_pluto()
     start_closed(hub)
-    start = time.monotonic()
     _configure(hub, [(address, None) for address in ALIVE + DEAD])
+    start = time.monotonic()  # the transaction is committed
     wait_until(
         lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections", interval_s=1
     )
