@@ -61,7 +61,7 @@ REST_MOST_S = 2.0
 """A tick that had nothing to do is followed by a rest twice as long as itself, up to this: when
 many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
 REST_AFTER_STEPS_S = 0.5
-"""At most this after a tick that acted, and as long as the tick."""
+"""At most this after a tick that acted, and when the wanted state changes."""
 STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
@@ -192,6 +192,7 @@ class Agent:
     def _turn(self) -> None:
         if self._parts.ovsdb.run() or self._files_changed():
             self._mark_dirty()
+            self._rest_s = min(self._rest_s, REST_AFTER_STEPS_S)
         if time.monotonic() >= self._next_tick():
             self._tick()
         else:

@@ -29,7 +29,10 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     peer.run(["ip", "-batch", "-"], stdin=batch)
     hub.start_pluto()
     start_closed(hub)
-    _configure(hub, [(address, None) for address in ALIVE + DEAD])
+    ends: list[tuple[str, str | None]] = [(address, None) for address in ALIVE + DEAD]
+    _add_ports(hub, ends)
+    settle(5)  # Open vSwitch's own work on a hundred ports is not measured
+    _encrypt(hub, ends)
     start = time.monotonic()  # the transaction is committed
     wait_until(
         lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections", interval_s=1
@@ -44,7 +47,8 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     start = time.monotonic()
     peer.start_pluto()
     start_closed(peer)
-    _configure(peer, [(hub.ipv4, address) for address in ALIVE])
+    _add_ports(peer, [(hub.ipv4, address) for address in ALIVE])
+    _encrypt(peer, [(hub.ipv4, address) for address in ALIVE])
     wait_until(lambda: hub.sa_count() >= 200, 180, "the living peers are encrypted", interval_s=1)
     record_property("half_up_s", round(time.monotonic() - start, 2))
     wait_at_rest(hub, children=100, timeout_s=240)
@@ -60,18 +64,26 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     assert share < 0.02
 
 
-def _configure(node: Node, ends: list[tuple[str, str | None]]) -> None:
-    """All tunnels in one transaction: (remote address, local address or None)."""
+def _add_ports(node: Node, ends: list[tuple[str, str | None]]) -> None:
+    """Tunnel ports without IPsec: (remote address, local address or None)."""
     words: list[str] = []
     for number, (remote, local) in enumerate(ends):
         name = f"t{number}"
         words += ["--", "add-port", "br0", name, "--", "set", "port", name, "protected=true"]
         words += ["--", "set", "interface", name, "type=geneve", f"options:remote_ip={remote}"]
-        words += [f'options:psk="{PSK}"', f"options:key={number}"]
-        # Cheap for the emulated core: with the default group it needs minutes for fifty peers.
-        words += ["options:ipsec_ike=aes_gcm256-sha2_256-dh31"]
+        words += [f"options:key={number}"]
         if local is not None:
             words += [f"options:local_ip={local}"]
+    node.vsctl("--no-wait", *words[1:])
+
+
+def _encrypt(node: Node, ends: list[tuple[str, str | None]]) -> None:
+    """Ask for IPsec on all of them in one transaction."""
+    words: list[str] = []
+    for number in range(len(ends)):
+        words += ["--", "set", "interface", f"t{number}", f'options:psk="{PSK}"']
+        # Cheap for the emulated core: with the default group it needs minutes for fifty peers.
+        words += ["options:ipsec_ike=aes_gcm256-sha2_256-dh31"]
     node.vsctl("--no-wait", *words[1:])
 
 
