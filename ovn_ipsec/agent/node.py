@@ -7,6 +7,7 @@ on an event or a deadline; queries are answered by another thread from the last 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,7 @@ from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
-from ovn_ipsec.status.snapshot import take_snapshot
+from ovn_ipsec.status.snapshot import redate, take_snapshot
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,6 +120,10 @@ class Agent:
         """As last read: forgetting them would replace connections for nothing."""
         self._built: tuple[object, float, Desired] | None = None
         """What it was built from, when it is stale, and the result."""
+        self._settled: tuple[tuple[Desired, Observed], float] | None = None
+        """What the last plan, an empty one, was made from, and until when it stays empty."""
+        self._plan_at: float | None = None
+        """When to plan again at the latest."""
         self._rest_s = 0.0
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._dirty_at: float | None = time.monotonic()
@@ -204,6 +209,7 @@ class Agent:
         python-ovs's monitor restarts after signals only, and a process that ends leaves lost
         SAs lost, and the guard standing once instead of twice.
         """
+        self._settled = None
         said = f"{type(error).__name__}: {error}"
         if said != self._stumbled:
             _log.exception("The agent failed inside and tries again")
@@ -249,6 +255,7 @@ class Agent:
             self._mark_dirty()
         self._kernel_dirty |= heard.ipsec
         if heard.routes:
+            self._settled = None
             self._memory = addresses_changed(self._memory)
             if self._routes_due_at is None:
                 self._routes_due_at = time.monotonic() + ROUTE_SETTLE_S
@@ -264,6 +271,7 @@ class Agent:
 
     def _do(self, steps: Sequence[Step]) -> None:
         """Apply, remember what failed, and tell the log."""
+        self._settled = None
         outcomes = self._apply(steps)
         now = time.monotonic()
         self._memory = remember(self._memory, outcomes, now)
@@ -298,7 +306,34 @@ class Agent:
             credentials=credentials,
             guard=_read(self._parts.guard.observe),
         )
-        seen_at, seen_at_wall = time.monotonic(), wall_clock()
+        seen = (time.monotonic(), wall_clock())
+        settled = self._settled
+        acted = False
+        if settled is not None and settled[0] == (desired, observed) and began < settled[1]:
+            self._snapshot = redate(self._snapshot, *seen)
+        else:
+            acted = self._act(desired, observed, began, *seen)
+        self._last_end = time.monotonic()
+        deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
+        self._due_at = min(at for at in deadlines if at is not None)
+        took_s = self._last_end - began
+        self._rest_s = min(took_s, REST_AFTER_STEPS_S) if acted else min(2 * took_s, REST_MOST_S)
+        self._stumbled = ""
+        if acted:
+            self._mark_dirty()
+        for done in waiting:
+            done.set()
+
+    def _act(
+        self,
+        desired: Desired,
+        observed: Observed,
+        began: float,
+        seen_at: float,
+        seen_at_wall: datetime,
+    ) -> bool:
+        """Plan, apply, publish; whether there was anything to apply."""
+        self._settled = None
         ike = observed.ike
         generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
         self._wakeups.watch_pluto(generation, self._parts.ike.pluto_pidfd)
@@ -306,18 +341,11 @@ class Agent:
         self._memory = made.memory
         self._do(made.steps)
         self._publish(desired, observed, seen_at, seen_at_wall)
-        self._last_end = time.monotonic()
-        took_s = self._last_end - began
-        self._rest_s = (
-            min(took_s, REST_AFTER_STEPS_S) if made.steps else min(2 * took_s, REST_MOST_S)
-        )
-        deadlines = [made.wake_at, self._routes_due_at, began + PERIOD_S]
-        self._due_at = min(at for at in deadlines if at is not None)
-        self._stumbled = ""
-        if made.steps:
-            self._mark_dirty()
-        for done in waiting:
-            done.set()
+        self._plan_at = made.wake_at
+        if not made.steps:
+            until = math.inf if made.wake_at is None else made.wake_at
+            self._settled = ((desired, observed), until)
+        return bool(made.steps)
 
     def _desire(
         self,

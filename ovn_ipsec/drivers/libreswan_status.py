@@ -7,9 +7,11 @@ line starts with a three-digit code, in 5.x whack prints none.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import ChildSa, IkeSa
@@ -96,33 +98,30 @@ def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tupl
     """``whack --showstates --trafficstatus`` -> established child SAs, all IKE SAs."""
     children: dict[int, ChildSa] = {}
     ikes: list[IkeSa] = []
-    lines = list(dialect.lines(text))
-    for line in lines:
-        if match := _STATE.match(line):
+    more: dict[int, dict[str, Any]] = defaultdict(dict)
+    for line in dialect.lines(text):
+        if match := _TRAFFIC.match(line):
+            more[int(match["serial"])] |= {
+                "bytes_in": int(match["inn"]),
+                "bytes_out": int(match["out"]),
+                "add_time": int(match["add"]),
+            }
+        elif match := _STATE.match(line):
             serial, name, state = int(match["serial"]), match["name"], match["state"]
             if state == "ESTABLISHED_CHILD_SA":
                 parent = _PARENT.search(match["rest"])
                 children[serial] = ChildSa(name, serial, int(parent[1]) if parent else None)
             elif "CHILD" not in state:
-                ikes.append(IkeSa(name, serial, state == "ESTABLISHED_IKE_SA", _initiator(state)))
-        elif (match := _SPIS.match(line)) and int(match["serial"]) in children:
-            serial = int(match["serial"])
-            children[serial] = replace(
-                children[serial],
-                spi_in=int(match["inn"], 16),
-                spi_out=int(match["out"], 16),
-                line="000 " + line.rstrip(),
-            )
-    for line in lines:
-        if (match := _TRAFFIC.match(line)) and int(match["serial"]) in children:
-            serial = int(match["serial"])
-            children[serial] = replace(
-                children[serial],
-                bytes_in=int(match["inn"]),
-                bytes_out=int(match["out"]),
-                add_time=int(match["add"]),
-            )
-    return tuple(children.values()), tuple(ikes)
+                up = state == "ESTABLISHED_IKE_SA"
+                ikes.append(IkeSa(name, serial if up else None, up, _initiator(state)))
+        elif match := _SPIS.match(line):
+            more[int(match["serial"])] |= {
+                "spi_in": int(match["inn"], 16),
+                "spi_out": int(match["out"], 16),
+                "line": "000 " + line.rstrip(),
+            }
+    whole = (replace(child, **more.get(serial, {})) for serial, child in children.items())
+    return tuple(whole), tuple(sorted(ikes, key=lambda ike: (ike.connection, ike.serial or 0)))
 
 
 def _initiator(state: str) -> bool | None:

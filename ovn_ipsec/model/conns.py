@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Secret:
@@ -89,14 +90,9 @@ class TunnelConfig:
     lead: bool = False
     """This end initiates; the other end only after a while of silence (not part of identity)."""
 
-    def selectors(self) -> dict[str, Selector]:
+    def selectors(self) -> Mapping[str, Selector]:
         """Connection role -> selectors. Roles are part of the wire contract (COMPAT)."""
-        if self.protocol is Protocol.GRE:
-            return {"": Selector(Protocol.GRE)}
-        return {
-            "in": Selector(self.protocol, local_port=self.port),
-            "out": Selector(self.protocol, remote_port=self.port),
-        }
+        return _selectors(self.protocol, self.port)
 
     @property
     def digest(self) -> str:
@@ -110,6 +106,16 @@ class TunnelConfig:
             parts += [auth.local_nickname, auth.remote_nickname or ""]
         parts += [f"{key}={value}" for key, value in self.keywords]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _selectors(protocol: Protocol, port: int | None) -> Mapping[str, Selector]:
+    if protocol is Protocol.GRE:
+        return {"": Selector(Protocol.GRE)}
+    return {
+        "in": Selector(protocol, local_port=port),
+        "out": Selector(protocol, remote_port=port),
+    }
 
 
 def connection_name(tunnel: str, role: str, version: int) -> str:
@@ -294,7 +300,8 @@ class IkeSa:
     """An IKE SA, established or being negotiated."""
 
     connection: str
-    serial: int
+    serial: int | None
+    """None while it is being negotiated: every attempt has another."""
     established: bool
     initiator: bool | None = None
 

@@ -91,6 +91,19 @@ def take_snapshot(
     )
 
 
+def redate(snapshot: Snapshot, now_s: float, wall: datetime) -> Snapshot:
+    """The same state, found unchanged now."""
+    ike, guard = snapshot.ike, snapshot.guard
+    stale = {item.subject for item in snapshot.stale}
+    return replace(
+        snapshot,
+        taken_at_s=now_s,
+        taken_at=wall,
+        ike=replace(ike, read_at_s=now_s) if ike and Subject.IKE not in stale else ike,
+        guard=replace(guard, read_at_s=now_s) if guard and Subject.GUARD not in stale else guard,
+    )
+
+
 def _judge(
     name: str, wanted: WantedTunnel | None, version: int | None, before: TunnelStatus | None
 ) -> TunnelStatus:

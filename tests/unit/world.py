@@ -130,8 +130,8 @@ class World:
             children=children if self.running else (),
             ike_sas=(
                 IkeSa("any", 1, True),
-                *(IkeSa(name, 0, False, True) for name in self.negotiating),
-                *(IkeSa(name, 0, False, False) for name in self.answering),
+                *(IkeSa(name, None, False, True) for name in self.negotiating),
+                *(IkeSa(name, None, False, False) for name in self.answering),
                 *(IkeSa(name, 2, True) for name in self.in_touch),
             ),
             policies=frozenset(self.policies),
