@@ -29,6 +29,7 @@ import resource
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -268,7 +269,7 @@ async def serve_until_cancelled(
     front_end = EstFrontEnd(desk)
     contexts = _Contexts(desk, tls)
     await asyncio.to_thread(contexts.reload)
-    server = HttpServer(listener, front_end.answer, lambda: contexts.current, limits or Limits())
+    server = HttpServer(listener, front_end.answer, contexts.latest, limits or Limits())
     beside = [asyncio.create_task(contexts.keep()), asyncio.create_task(_keep_house(desk))]
     try:
         await server.run()
@@ -292,27 +293,44 @@ async def _keep_house(desk: Desk) -> None:
 class _Contexts:
     """The TLS context for connections that come now."""
 
-    current: ssl.SSLContext
-
     def __init__(self, desk: Desk, tls: TlsSource) -> None:
         self._desk = desk
         self._tls = tls
-        self._made_of: tuple[TlsMaterial, tuple[bytes, ...]] | None = None
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._roots: tuple[bytes, ...] = ()
+        self._material: TlsMaterial | None = None
 
-    def reload(self) -> None:
-        wanted = (self._tls(), self._desk.bundle())
-        if wanted != self._made_of:
-            self.current = server_context(*wanted)
-            self._made_of = wanted
+    def reload(self) -> ssl.SSLContext:
+        """Make another context if anything has changed. Raises CaError, OSError, ValueError."""
+        with self._lock:
+            material, roots = self._tls(), self._desk.bundle()
+            if self._context is None or (material, roots) != (self._material, self._roots):
+                self._context = server_context(material, roots)
+                self._material, self._roots = material, roots
+            return self._context
+
+    async def latest(self) -> ssl.SSLContext:
+        """Looks at the roots each time: whom a new one certified may come at once."""
+        if self._context is not None and self._desk.bundle() == self._roots:
+            return self._context
+        return await self._reloaded()
 
     async def keep(self) -> None:
-        """Reload for ever; what is wrong leaves the last good context in use."""
+        """Renew the server's own certificate in time, for ever."""
         while True:
             await asyncio.sleep(RELOAD_S)
-            try:
-                await asyncio.to_thread(self.reload)
-            except (CaError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
-                _LOG.error("The server's certificate cannot be renewed or loaded: %s", error)
+            await self._reloaded()
+
+    async def _reloaded(self) -> ssl.SSLContext:
+        """What is wrong leaves the last good context in use."""
+        try:
+            return await asyncio.to_thread(self.reload)
+        except (CaError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            _LOG.error("The server's certificate cannot be renewed or loaded: %s", error)
+            if self._context is None:
+                raise
+            return self._context
 
 
 def listening_socket(address: str, port: int) -> socket.socket:

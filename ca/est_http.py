@@ -91,7 +91,7 @@ class HttpServer:
         self,
         listener: socket.socket,
         handler: Handler,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[], Awaitable[ssl.SSLContext]],
         limits: Limits,
     ) -> None:
         """``context`` is asked for each connection, so a new certificate holds from then on."""
@@ -166,7 +166,7 @@ class HttpServer:
         transport, _ = await loop.connect_accepted_socket(
             lambda: protocol,
             connection,
-            ssl=self._context(),
+            ssl=await self._context(),
             ssl_handshake_timeout=self._limits.handshake_s,
             ssl_shutdown_timeout=_CLOSE_S,
         )

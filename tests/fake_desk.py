@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from base64 import urlsafe_b64encode
 from hashlib import sha256
 
 from cryptography import x509
@@ -11,7 +12,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from ca.requests import ByCertificate, ByToken, CaBusy, RequestDenied, Requester
+from ca.requests import (
+    SERVER_NAME,
+    ByCertificate,
+    ByToken,
+    CaBusy,
+    RequestDenied,
+    Requester,
+)
 from tools.lab.pki import Authority, KeyType, Pair, common_name
 
 Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -27,11 +35,14 @@ class FakeDesk:
         """Secret -> chassis id, in lower case."""
         self.expired: set[str] = set()
         self.revoked: set[str] = set()
+        self.secrets_seen: set[str] = set()
         self.acknowledged: list[tuple[str, str]] = []
         self.answers: dict[tuple[str, bytes], bytes] = {}
         self.crl_text = b"crl 1"
         self.busy_s: float | None = None
         self.leaf_life_s = LIFE_S
+        self.leaf_age_s = 0
+        """How old a certificate is when it is signed: 0, or as if time had passed since."""
         self.signed = 0
         self._used: dict[str, bytes] = {}
         self._lock = threading.Lock()
@@ -63,6 +74,7 @@ class FakeDesk:
     def _proven(self, csr_der: bytes, requester: Requester) -> tuple[str, list[str]]:
         if isinstance(requester, ByToken):
             name, secret = requester.chassis_id, requester.secret
+            self.secrets_seen.add(secret)
             if self.tokens.get(secret) != name.lower():
                 return name, ["no such join token for this chassis id"]
             reasons = ["the join token has expired"] if secret in self.expired else []
@@ -80,8 +92,8 @@ class FakeDesk:
         assert csr is not None
         return self.leaf(chassis_id, csr.public_key()).public_bytes(serialization.Encoding.DER)
 
-    def leaf(self, name: str, public: object) -> x509.Certificate:
-        """A certificate of the present root."""
+    def leaf(self, name: str, public: object, names: tuple[str, ...] = ()) -> x509.Certificate:
+        """A certificate of the present root; without ``names`` its DNS name is its own."""
         assert isinstance(public, Public)
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         root = self.authority.pair
@@ -91,10 +103,13 @@ class FakeDesk:
             .issuer_name(root.certificate.subject)
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(seconds=min(300, self.leaf_life_s // 10)))
-            .not_valid_after(now + dt.timedelta(seconds=self.leaf_life_s))
+            .not_valid_before(now - dt.timedelta(seconds=self.leaf_age_s))
+            .not_valid_after(now + dt.timedelta(seconds=self.leaf_life_s - self.leaf_age_s))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.DNSName(each) for each in names or (name,)]),
+                False,
+            )
         )
         return builder.sign(root.key, hashes.SHA256())
 
@@ -115,7 +130,8 @@ class FakeDesk:
     def server_certificate(
         self, public_key_der: bytes, names: tuple[str, ...]
     ) -> tuple[bytes, ...]:
-        return (_der(self.leaf(names[0], serialization.load_der_public_key(public_key_der))),)
+        public = serialization.load_der_public_key(public_key_der)
+        return (_der(self.leaf(SERVER_NAME, public, names)),)
 
     def acknowledge(self, chassis_id: str, bundle_digest: str) -> None:
         self.acknowledged.append((chassis_id, bundle_digest))
@@ -138,6 +154,12 @@ class FakeDesk:
         self.revoked.add(chassis_id)
         self.crl_text += b" " + chassis_id.encode()
 
+    def token_text(self, chassis_id: str) -> str:
+        """A new join token as the node gets it."""
+        digest = sha256(self.bundle()[0]).digest()
+        fingerprint = urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return f"{chassis_id}.{self.token(chassis_id)}.{fingerprint}"
+
     def roll_over(self) -> None:
         """A new root that is trusted and does not sign yet."""
         self.roots.append(Authority.create("second", kind=KeyType.P256))
@@ -145,6 +167,10 @@ class FakeDesk:
     def switch(self) -> None:
         """The other root signs from now on."""
         self.roots.reverse()
+
+    def retire(self) -> None:
+        """Only the root that signs now is trusted."""
+        del self.roots[1:]
 
 
 def _parsed(csr_der: bytes) -> x509.CertificateSigningRequest | None:
