@@ -2,6 +2,7 @@
 
 ovn-ipsec-ca init                make an authority
 ovn-ipsec-ca token CHASSIS       make a join token, printed once
+ovn-ipsec-ca serve               answer nodes: EST over HTTPS
 ovn-ipsec-ca sign                sign by an operator's word: one request, or a directory of them
 ovn-ipsec-ca list | show         what was issued and refused; the authority itself
 ovn-ipsec-ca revoke CHASSIS      cut a node off
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -113,6 +115,15 @@ def _add_init(commands: Any) -> None:
 
 
 def _add_issuing(commands: Any) -> None:
+    add = _command(commands, "serve", _serve, "answer nodes: EST (RFC 7030) over HTTPS")
+    add(
+        "--name",
+        action="append",
+        required=True,
+        help="DNS name or address that nodes call this server by; may be given several times",
+    )
+    add("--address", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 (nodes come from everywhere)
+    add("--port", type=int, default=8443, help="(%(default)s)")
     add = _command(commands, "token", _token, "make a join token; it is printed once")
     add("chassis", metavar="CHASSIS")
     add("--life", type=duration_s, help="how long it may be used (default: as set by init)")
@@ -177,6 +188,20 @@ def _token(flags: argparse.Namespace) -> int:
     print(
         f"token {token.handle}: once, for {flags.chassis}, until {token.expires}", file=sys.stderr
     )
+    return 0
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    try:
+        # Only this command needs an HTTP stack.
+        from ca.est import serve
+        from ca.est_tls import SelfIssued
+    except ImportError as error:
+        raise UsageError(f"{error}; install it with: pip install 'ovn-ipsec[ca]'") from error
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    desk = open_desk(flags.state)
+    serve(desk, SelfIssued(desk, tuple(flags.name), wall_clock), flags.address, flags.port)
     return 0
 
 

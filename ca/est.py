@@ -312,8 +312,11 @@ class _Contexts:
 
     async def latest(self) -> ssl.SSLContext:
         """Looks at the roots each time: whom a new one certified may come at once."""
-        if self._context is not None and self._desk.bundle() == self._roots:
-            return self._context
+        try:
+            if self._context is not None and self._desk.bundle() == self._roots:
+                return self._context
+        except CaError as error:
+            _LOG.error("The roots cannot be read: %s", error)
         return await self._reloaded()
 
     async def keep(self) -> None:

@@ -16,7 +16,6 @@ from ca.requests import (
     SERVER_NAME,
     ByCertificate,
     ByToken,
-    CaBusy,
     RequestDenied,
     Requester,
 )
@@ -39,7 +38,6 @@ class FakeDesk:
         self.acknowledged: list[tuple[str, str]] = []
         self.answers: dict[tuple[str, bytes], bytes] = {}
         self.crl_text = b"crl 1"
-        self.busy_s: float | None = None
         self.leaf_life_s = LIFE_S
         self.leaf_age_s = 0
         """How old a certificate is when it is signed: 0, or as if time had passed since."""
@@ -54,8 +52,6 @@ class FakeDesk:
 
     def sign(self, csr_der: bytes, requester: Requester) -> bytes:
         with self._lock:
-            if self.busy_s is not None:
-                raise CaBusy("too many requests of this node", self.busy_s)
             chassis_id, reasons = self._proven(csr_der, requester)
             csr = _parsed(csr_der)
             reasons += _wrong_with(csr, chassis_id)
@@ -147,8 +143,11 @@ class FakeDesk:
         self.tokens[secret] = chassis_id.lower()
         return secret
 
-    def expire(self, secret: str) -> None:
+    def expired_token(self, chassis_id: str) -> str:
+        """A join token's secret whose time is over."""
+        secret = self.token(chassis_id)
         self.expired.add(secret)
+        return secret
 
     def revoke(self, chassis_id: str) -> None:
         self.revoked.add(chassis_id)

@@ -1,7 +1,8 @@
 """The directory way: a request is dropped, a certificate picked up, for air gaps and Ansible.
 
-``NAME.csr`` (PEM) is written by this node; ``NAME.crt`` and ``ca-bundle.pem`` are put there by
-whoever carries them. Who may write to the directory decides whom this node trusts.
+``NAME.csr`` (PEM) is written by this node; ``NAME.crt`` and ``bundle.pem``, or ``NAME.denied``,
+are put there by whoever carries them, as ``ovn-ipsec-ca sign --directory`` makes them. Who may
+write to the directory decides whom this node trusts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cryptography import x509
 from ovn_ipsec.errors import BusyError, EnrolmentError
 from ovn_ipsec.identity.certificates import load_certificate, load_roots, request_pem, roots_among
 
-BUNDLE = "ca-bundle.pem"
+BUNDLE = "bundle.pem"
 _LOOK_S = 5.0
 _MAX_FILE_BYTES = 1 << 20
 
@@ -34,6 +35,11 @@ class DropDirectory:
         if _content(request) != text:
             self._put(request, text)
         found = _content(answer)
+        denied = _content(self._directory / f"{name}.denied")
+        if denied:
+            said = "; ".join(denied[:1000].decode("utf-8", "replace").split("\n")).strip("; ")
+            printable = "".join(char if char.isprintable() else "?" for char in said)
+            raise EnrolmentError(f"{request}: was denied: {printable}")
         if found is None:
             raise BusyError(f"{answer}: is waited for; sign {request}", _LOOK_S)
         certificate = load_certificate(found)

@@ -219,6 +219,8 @@ class _Connection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         plain = socket.create_connection((self.host, self.port), _TIMEOUT_S)
+        # Headers and body are two writes: the second must not wait for a delayed ACK.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self.sock = self._tls.wrap_socket(plain, server_hostname=self._name)
         except BaseException:
