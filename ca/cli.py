@@ -322,3 +322,7 @@ def duration_s(text: str) -> int:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

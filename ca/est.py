@@ -52,7 +52,7 @@ SIGNING_ROOT_HEADER = "OVN-IPsec-Signing-Root"
 WAIT_MOST_S = 60
 """How long an answer may be held back; proxies and NAT forget connections that are silent."""
 WATCH_S = 0.5
-RELOAD_S = 5.0
+RELOAD_S = 1.0
 """How often the server's own certificate and the roots are looked at."""
 WORKERS = 16
 """Desk calls at a time; more of them share one write of the log."""
