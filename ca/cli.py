@@ -1,14 +1,4 @@
-"""The authority's command line: argv to one call. The only place that prints and reads a clock.
-
-ovn-ipsec-ca init                make an authority
-ovn-ipsec-ca token CHASSIS       make a join token, printed once
-ovn-ipsec-ca sign                sign by an operator's word: one request, or a directory of them
-ovn-ipsec-ca list | show         what was issued and refused; the authority itself
-ovn-ipsec-ca revoke CHASSIS      cut a node off
-ovn-ipsec-ca rotate-ca           roll over to a new root, step by step
-ovn-ipsec-ca verify-log          find changed, moved and missing entries
-ovn-ipsec-ca backup | restore    all of the state in one file
-"""
+"""The authority's command line: argv to one call. The only place that prints and reads a clock."""
 
 from __future__ import annotations
 
@@ -34,6 +24,17 @@ from ca.rollover import Step, survey
 from ca.settings import CaSettings
 from ca.store import Store, rebuild_head
 
+DESCRIPTION = """Signs node certificates, binds each to one chassis, and remembers.
+
+  init                make an authority
+  token CHASSIS       make a join token, printed once
+  sign                sign on an operator's word: one request, or a directory of them
+  list, show          what was issued and refused; the authority itself
+  revoke CHASSIS      cut a node off
+  rotate-ca           roll over to a new root, step by step
+  verify-log          find changed, moved and missing entries
+  backup, restore     all of the state in one file
+"""
 DEFAULT_STATE = "/var/lib/ovn-ipsec-ca"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 
@@ -70,14 +71,15 @@ def open_desk(state: str) -> LocalDesk:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovn-ipsec-ca",
-        description=__doc__,
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_init(commands)
     _add_issuing(commands)
     _add_looking(commands)
     _add_keeping(commands)
+    # A front end adds its own command here: serve.
     return parser
 
 
@@ -271,7 +273,8 @@ def _verify(flags: argparse.Namespace) -> int:
 
 
 def _backup(flags: argparse.Namespace) -> int:
-    count = backup.back_up(RealFiles(), open_store(flags.state), flags.file, wall_clock())
+    files = RealFiles(keep_owner=True)  # whose directory it is has no right to the keys
+    count = backup.back_up(files, open_store(flags.state), flags.file, wall_clock())
     print(
         f"{flags.file}: {count} entries; it holds the issuer's key: keep it as safe as the state"
     )

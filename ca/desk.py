@@ -27,7 +27,7 @@ from ca.inventory import proof_of
 from ca.lifetime import validity
 from ca.policy import Grant, Refusal, Repeat, Rules, decide, server_name_fault
 from ca.requests import CaBusy, RequestDenied, Requester
-from ca.rollover import Phase, Step, next_look, step_due, survey
+from ca.rollover import Phase, Step, next_look, phase_of, step_due, survey
 from ca.store import Batch, Store
 
 MAX_WAITING = 512
@@ -83,6 +83,7 @@ class LocalDesk:
         self._turn = threading.Lock()
         """Guards the store and everything read from it."""
         self._commits = _FORGET_EVERY
+        self._swept = False
         self._warned: frozenset[str] = frozenset()
         self._published = self._publish(None)
 
@@ -138,6 +139,10 @@ class LocalDesk:
             with contextlib.suppress(RolloverError):  # another process was faster
                 self.take_step(step)
             return 0.0
+        if rollover.phase is Phase.STEADY and not self._swept:
+            # The process that retired a root may have ended before it destroyed the key.
+            self.submit(lambda batch, now: self._store.sweep_keys())
+            self._swept = True
         self._newest()
         longest = _LOOK_EVERY if rollover.phase is Phase.STEADY else _LOOK_OFTEN
         return next_look(rollover, now, longest).total_seconds()
@@ -254,7 +259,7 @@ class LocalDesk:
                 grant.replaces,
             )
         )
-        if batch.inventory.newest_root.key_id != batch.inventory.signing:
+        if phase_of(batch.inventory) is Phase.PUBLISHED:
             _note_acknowledged(batch, grant.chassis_id, now, renewal=True)
         return der
 
@@ -267,9 +272,9 @@ class LocalDesk:
         der = leaf.public_bytes(Encoding.DER)
         digest, signing = digest_of_key(key), batch.inventory.signing
         batch.add(ServerIssued(now, serial, names, digest, signing, *span, der))
-        if batch.inventory.newest_root.key_id != signing:
-            return (der,)
-        return (der, *batch.inventory.links()[:1])  # the old root vouches for the new one
+        if phase_of(batch.inventory) is Phase.SWITCHED:
+            return (der, *batch.inventory.links()[:1])  # the old root vouches for the new one
+        return (der,)
 
     def _prepare(
         self, batch: Batch, now: datetime
@@ -306,7 +311,7 @@ class LocalDesk:
             inventory.forget_expired(now)
             self._commits = 0
         inputs = (inventory.signing, inventory.revocations)
-        phase = survey(inventory, self._store.settings, now).phase
+        phase = phase_of(inventory)
         if before and before.crl_inputs == inputs and now < before.crl_renewal:
             crl, renewal = before.crl, before.crl_renewal
         else:
