@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from ca import authority, roots
@@ -367,7 +368,7 @@ def _server_request(
         faults.append(f"{len(names)} server names: give 1 to {_SERVER_NAMES}")
     try:
         key = load_der_public_key(public_key_der)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         return None, (*faults, f"the public key cannot be read: {error}")
     if fault := key_fault(key):
         faults.append(fault)

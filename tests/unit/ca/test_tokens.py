@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from base64 import urlsafe_b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from ca import office, roots
+from ca.chain import LOG_NAME
 from ca.desk import LocalDesk
 from ca.errors import UsageError
 from ca.files import RealFiles
-from ca.requests import ByToken, CaBusy, RequestDenied
+from ca.requests import ByOperator, ByToken, CaBusy, RequestDenied
 from ca.store import Store
-from tests.unit.ca.people import SETTINGS, Clock, Office, csr, key
+from tests.unit.ca.disk import Disk
+from tests.unit.ca.people import SETTINGS, STATE, Clock, Office, csr, key, serial_of
 
 
 def denied(world: Office, token: ByToken, name: str, own: str) -> str:
@@ -114,3 +117,36 @@ def test_two_processes_share_one_directory(tmp_path: Path) -> None:
     assert server.crl() != crl
     assert command.bundle() == server.bundle()
     assert first
+
+
+class SlowDisk(Disk):
+    """Takes its time to sync, as disks do."""
+
+    syncs = 0
+
+    def sync(self, path: Path) -> None:
+        time.sleep(0.002)
+        self.syncs += 1
+        super().sync(path)
+
+
+def test_answers_that_share_a_sync_leave_only_after_it() -> None:
+    disk = SlowDisk()
+    disk.__dict__.update(Office().files.__dict__)
+    world = Office(files=disk)
+    log, early = disk.now[STATE / LOG_NAME], []
+    requests = {f"n{number}": csr(f"n{number}") for number in range(100)}
+
+    def ask(name: str) -> None:
+        serial = serial_of(world.desk.sign(requests[name], ByOperator(name)))
+        if serial.encode() not in log.durable:
+            early.append(name)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not early
+    assert len(world.store.inventory.issued) == 100
+    assert disk.syncs < 100
