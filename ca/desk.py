@@ -51,9 +51,10 @@ class _Published:
     bundle: tuple[bytes, ...]
     digest: str
     cross: tuple[bytes, ...]
-    crl: bytes
+    crls: tuple[bytes, ...]
+    """As the bundle is ordered."""
     crl_renewal: datetime
-    crl_inputs: tuple[str, int]
+    crl_inputs: tuple[tuple[bytes, ...], int]
     phase: Phase
 
 
@@ -103,7 +104,14 @@ class LocalDesk:
 
     def crl(self) -> bytes:
         """See ``Desk``."""
-        return self._newest().crl
+        return self._newest().crls[0]
+
+    def crls(self) -> tuple[bytes, ...]:
+        """The same CRL by each root of the bundle, for those who know one root only.
+
+        NSS, too, checks a certificate against the CRL that its own issuer's key signed.
+        """
+        return self._newest().crls
 
     def server_certificate(
         self, public_key_der: bytes, names: tuple[str, ...]
@@ -311,30 +319,34 @@ class LocalDesk:
         if self._commits >= _FORGET_EVERY:
             inventory.forget_expired(now)
             self._commits = 0
-        inputs = (inventory.signing, inventory.revocations)
+        bundle = inventory.bundle()
+        inputs = (bundle, inventory.revocations)
         phase = phase_of(inventory)
         if before and before.crl_inputs == inputs and now < before.crl_renewal:
-            crl, renewal = before.crl, before.crl_renewal
+            crls, renewal = before.crls, before.crl_renewal
         else:
-            crl, renewal = self._build_crl(now)
+            crls, renewal = self._build_crls(now)
         return _Published(
-            inventory.bundle(),
+            bundle,
             inventory.bundle_digest,
             inventory.links(),
-            crl,
+            crls,
             renewal,
             inputs,
             phase,
         )
 
-    def _build_crl(self, now: datetime) -> tuple[bytes, datetime]:
+    def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], datetime]:
         inventory, life = self._store.inventory, timedelta(seconds=self._store.settings.crl_life_s)
-        issuer = self._store.issuer(inventory.signing)
         revoked = [RevokedSerial(serial, at) for serial, at in inventory.revoked_now(now)]
         number = (self._store.head.count << 40) | int(now.timestamp())
         span = validity(now, life)
-        crl = authority.build_crl(issuer, revoked, inventory.denied_names, number, span)
-        return crl.public_bytes(Encoding.DER), now + life / 2
+        crls = []
+        for root in inventory.ordered_roots():
+            issuer = self._store.issuer(root.key_id)
+            crl = authority.build_crl(issuer, revoked, inventory.denied_names, number, span)
+            crls.append(crl.public_bytes(Encoding.DER))
+        return tuple(crls), now + life / 2
 
     def _warn(self, laggards: tuple[str, ...]) -> None:
         if laggards and frozenset(laggards) != self._warned:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca import office
@@ -19,7 +20,17 @@ from ca.csr import KeyKind
 from ca.lifetime import renewal_moment, validity
 from ca.requests import ByCertificate, ByOperator
 from ca.rollover import Step
-from tests.unit.ca.people import SETTINGS, START, Office, csr, key, public_key_der
+from tests.unit.ca.people import (
+    SETTINGS,
+    START,
+    Key,
+    Office,
+    csr,
+    key,
+    public_key_der,
+    rsa_key,
+    serial_of,
+)
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not here")
 AT = str(int(START.timestamp()) + 1)
@@ -67,14 +78,18 @@ def test_original_monitor_finds_the_name(tmp_path: Path) -> None:
     assert found is not None and found.group(1) == "node-1"
 
 
-def test_leaf_says_what_the_template_says() -> None:
+@pytest.mark.parametrize("own", [key("n"), rsa_key(3072)], ids=["P-256", "RSA"])
+def test_leaf_says_what_the_template_says(own: Key) -> None:
     world = Office()
-    leaf = x509.load_der_x509_certificate(world.desk.sign(csr("n"), ByOperator("n")))
+    leaf = x509.load_der_x509_certificate(world.desk.sign(csr("n", own=own), ByOperator("n")))
     root = x509.load_der_x509_certificate(world.desk.bundle()[0])
     values = {item.value.__class__: item for item in leaf.extensions}
     constraints = values[x509.BasicConstraints]
     assert constraints.critical and constraints.value == x509.BasicConstraints(False, None)
-    assert values[x509.KeyUsage].critical
+    key_usage = values[x509.KeyUsage]
+    assert key_usage.critical and key_usage.value.digital_signature
+    # NSS takes an RSA certificate for a server's only with it.
+    assert key_usage.value.key_encipherment == (own is rsa_key(3072))
     names = values[x509.SubjectAlternativeName].value
     assert names == x509.SubjectAlternativeName([x509.DNSName("n")])
     usage = [oid.dotted_string for oid in values[x509.ExtendedKeyUsage].value]
@@ -118,6 +133,21 @@ def test_crl_stops_the_revoked_certificate_and_names_its_node(tmp_path: Path) ->
     denied = crl.extensions.get_extension_for_oid(DENIED_NAMES_OID)
     assert isinstance(denied.value, x509.UnrecognizedExtension)
     assert denied.value.value == b"\x0c\x06node-a" and not denied.critical
+
+
+def test_during_a_rollover_each_root_signs_a_crl_of_all_that_is_revoked() -> None:
+    world = Office(replace(SETTINGS, settle_s=0))
+    serial = int(serial_of(world.desk.sign(csr("a"), ByOperator("a"))), 16)
+    world.desk.take_step(Step.START)
+    world.desk.take_step(Step.SWITCH, force=True)
+    office.revoke_node(world.desk, "a")
+    assert world.desk.crls()[0] == world.desk.crl()
+    for root, der in zip(world.desk.bundle(), world.desk.crls(), strict=True):
+        crl = x509.load_der_x509_crl(der)
+        public_key = x509.load_der_x509_certificate(root).public_key()
+        assert isinstance(public_key, ec.EllipticCurvePublicKey)
+        assert crl.is_signature_valid(public_key)
+        assert crl.get_revoked_certificate_by_serial_number(serial)
 
 
 def test_crl_is_renewed_by_age_with_a_higher_number() -> None:
