@@ -173,7 +173,7 @@ def _ca_certificate(
     builder = _builder(subject, subject, public_key, validity, serial)
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs=True), critical=True)
+        .add_extension(_key_usage(signs=True, rsa_key=False), critical=True)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False
         )
@@ -193,7 +193,7 @@ def _leaf(
     builder = _builder(issuer.certificate.subject, subject, public_key, validity, serial)
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs=False), critical=True)
+        .add_extension(_key_usage(signs=False, rsa_key=_is_rsa(public_key)), critical=True)
         .add_extension(usage, critical=False)
         .add_extension(names, critical=False)
         .add_extension(_authority_key_id(issuer), critical=False)
@@ -225,11 +225,16 @@ def _authority_key_id(issuer: Issuer) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
 
 
-def _key_usage(*, signs: bool) -> x509.KeyUsage:
+def _is_rsa(key: PublicKey) -> bool:
+    return isinstance(key, rsa.RSAPublicKey)
+
+
+def _key_usage(*, signs: bool, rsa_key: bool) -> x509.KeyUsage:
+    # NSS takes no RSA certificate for a server's without key encipherment.
     return x509.KeyUsage(
         digital_signature=not signs,
         content_commitment=False,
-        key_encipherment=False,
+        key_encipherment=rsa_key,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=signs,

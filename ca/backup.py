@@ -7,7 +7,7 @@ import tarfile
 from datetime import datetime
 from pathlib import Path
 
-from ca.chain import HEAD_NAME, LOG_NAME
+from ca.chain import EMPTY, HEAD_NAME, LOG_NAME, check_lines, parse_head
 from ca.entries import Restored
 from ca.errors import StoreError
 from ca.files import Files, write_atomically
@@ -70,10 +70,17 @@ def _read(files: Files, source: Path) -> dict[str, bytes]:
                 members[member.name] = content.read()
     except (OSError, tarfile.TarError) as error:
         raise StoreError(f"{source}: cannot be read as a backup: {error}") from error
+    _check(source, members)
+    return members
+
+
+def _check(source: Path, members: dict[str, bytes]) -> None:
+    """Nothing is made of a backup that is not whole."""
     missing = {SETTINGS_NAME, LOG_NAME, HEAD_NAME} - members.keys()
     if missing:
         raise StoreError(f"{source}: incomplete: {', '.join(sorted(missing))} missing")
-    return members
+    head, _ = parse_head(members[HEAD_NAME], source)
+    check_lines(members[LOG_NAME], EMPTY, head, source)
 
 
 def _expected(name: str) -> bool:

@@ -1,15 +1,4 @@
-"""The authority's command line: argv to one call. The only place that prints and reads a clock.
-
-ovn-ipsec-ca init                make an authority
-ovn-ipsec-ca token CHASSIS       make a join token, printed once
-ovn-ipsec-ca serve               answer nodes: EST over HTTPS
-ovn-ipsec-ca sign                sign by an operator's word: one request, or a directory of them
-ovn-ipsec-ca list | show         what was issued and refused; the authority itself
-ovn-ipsec-ca revoke CHASSIS      cut a node off
-ovn-ipsec-ca rotate-ca           roll over to a new root, step by step
-ovn-ipsec-ca verify-log          find changed, moved and missing entries
-ovn-ipsec-ca backup | restore    all of the state in one file
-"""
+"""The authority's command line: argv to one call. The only place that prints and reads a clock."""
 
 from __future__ import annotations
 
@@ -36,6 +25,18 @@ from ca.rollover import Step, survey
 from ca.settings import CaSettings
 from ca.store import Store, rebuild_head
 
+DESCRIPTION = """Signs node certificates, binds each to one chassis, and remembers.
+
+  init                make an authority
+  token CHASSIS       make a join token, printed once
+  serve               answer nodes: EST (RFC 7030) over HTTPS
+  sign                sign on an operator's word: one request, or a directory of them
+  list, show          what was issued and refused; the authority itself
+  revoke CHASSIS      cut a node off
+  rotate-ca           roll over to a new root, step by step
+  verify-log          find changed, moved and missing entries
+  backup, restore     all of the state in one file
+"""
 DEFAULT_STATE = "/var/lib/ovn-ipsec-ca"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 
@@ -72,14 +73,15 @@ def open_desk(state: str) -> LocalDesk:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovn-ipsec-ca",
-        description=__doc__,
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_init(commands)
     _add_issuing(commands)
     _add_looking(commands)
     _add_keeping(commands)
+    _add_serving(commands)
     return parser
 
 
@@ -115,15 +117,6 @@ def _add_init(commands: Any) -> None:
 
 
 def _add_issuing(commands: Any) -> None:
-    add = _command(commands, "serve", _serve, "answer nodes: EST (RFC 7030) over HTTPS")
-    add(
-        "--name",
-        action="append",
-        required=True,
-        help="DNS name or address that nodes call this server by; may be given several times",
-    )
-    add("--address", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 (nodes come from everywhere)
-    add("--port", type=int, default=8443, help="(%(default)s)")
     add = _command(commands, "token", _token, "make a join token; it is printed once")
     add("chassis", metavar="CHASSIS")
     add("--life", type=duration_s, help="how long it may be used (default: as set by init)")
@@ -136,6 +129,18 @@ def _add_issuing(commands: Any) -> None:
     add = _command(commands, "revoke", _revoke, "cut a node off, or revoke one certificate")
     add("chassis", metavar="CHASSIS", nargs="?")
     add("--serial", help="this certificate only; the node keeps its name")
+
+
+def _add_serving(commands: Any) -> None:
+    add = _command(commands, "serve", _serve, "answer nodes: EST (RFC 7030) over HTTPS")
+    add(
+        "--name",
+        action="append",
+        required=True,
+        help="DNS name or address that nodes call this server by; may be given several times",
+    )
+    add("--address", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 (nodes come from everywhere)
+    add("--port", type=int, default=8443, help="(%(default)s)")
 
 
 def _add_looking(commands: Any) -> None:
@@ -296,7 +301,8 @@ def _verify(flags: argparse.Namespace) -> int:
 
 
 def _backup(flags: argparse.Namespace) -> int:
-    count = backup.back_up(RealFiles(), open_store(flags.state), flags.file, wall_clock())
+    files = RealFiles(keep_owner=True)  # whose directory it is has no right to the keys
+    count = backup.back_up(files, open_store(flags.state), flags.file, wall_clock())
     print(
         f"{flags.file}: {count} entries; it holds the issuer's key: keep it as safe as the state"
     )

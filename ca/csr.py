@@ -20,6 +20,16 @@ from cryptography.x509.oid import NameOID
 MAX_CSR_BYTES = 64 * 1024
 RSA_BITS = range(3072, 8192 + 1)
 """Above, one request costs more time than it should."""
+_MAX_QUOTED = 200
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the parser raises for bytes that somebody else chose."""
 _WEAK_HASHES = frozenset({"md5", "sha1"})
 _SAN_KINDS: dict[type[x509.GeneralName], str] = {
     x509.RFC822Name: "email",
@@ -67,8 +77,9 @@ def read_csr(der: bytes) -> CsrFacts:
         csr = x509.load_der_x509_csr(der)
         names, faults = _names(csr)
         faults += _extension_faults(csr)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        return CsrFacts(digest, faults=(f"not a readable PKCS #10 request: {error}",))
+    except _UNREADABLE as error:
+        text = str(error)[:_MAX_QUOTED]
+        return CsrFacts(digest, faults=(f"not a readable PKCS #10 request: {text}",))
     faults += _signature_faults(csr)
     key, key_faults = read_public_key(csr)
     return CsrFacts(
@@ -89,7 +100,7 @@ def read_public_key(csr: x509.CertificateSigningRequest) -> tuple[PublicKey | No
     """The key of a request if it is of a kind that is certified, else why it is not."""
     try:
         key = csr.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         return None, [f"the public key cannot be read: {error}"]
     fault = key_fault(key)
     if fault is None and isinstance(key, PublicKey):
@@ -119,7 +130,7 @@ def _signature_faults(csr: x509.CertificateSigningRequest) -> list[str]:
         if algorithm is not None and algorithm.name in _WEAK_HASHES:
             return [f"the request is signed with {algorithm.name}, which is broken"]
         valid = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         return [f"the request's own signature cannot be checked: {error}"]
     if not valid:
         return ["the request's own signature is wrong: it was changed, or not made with this key"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from ca import authority, roots
@@ -27,7 +28,7 @@ from ca.inventory import proof_of
 from ca.lifetime import validity
 from ca.policy import Grant, Refusal, Repeat, Rules, decide, server_name_fault
 from ca.requests import CaBusy, RequestDenied, Requester
-from ca.rollover import Phase, Step, next_look, step_due, survey
+from ca.rollover import Phase, Step, next_look, phase_of, step_due, survey
 from ca.store import Batch, Store
 
 MAX_WAITING = 512
@@ -50,9 +51,10 @@ class _Published:
     bundle: tuple[bytes, ...]
     digest: str
     cross: tuple[bytes, ...]
-    crl: bytes
+    crls: tuple[bytes, ...]
+    """As the bundle is ordered."""
     crl_renewal: datetime
-    crl_inputs: tuple[str, int]
+    crl_inputs: tuple[tuple[bytes, ...], int]
     phase: Phase
 
 
@@ -83,6 +85,7 @@ class LocalDesk:
         self._turn = threading.Lock()
         """Guards the store and everything read from it."""
         self._commits = _FORGET_EVERY
+        self._swept = False
         self._warned: frozenset[str] = frozenset()
         self._published = self._publish(None)
 
@@ -101,7 +104,14 @@ class LocalDesk:
 
     def crl(self) -> bytes:
         """See ``Desk``."""
-        return self._newest().crl
+        return self._newest().crls[0]
+
+    def crls(self) -> tuple[bytes, ...]:
+        """The same CRL by each root of the bundle, for those who know one root only.
+
+        NSS, too, checks a certificate against the CRL that its own issuer's key signed.
+        """
+        return self._newest().crls
 
     def server_certificate(
         self, public_key_der: bytes, names: tuple[str, ...]
@@ -138,6 +148,10 @@ class LocalDesk:
             with contextlib.suppress(RolloverError):  # another process was faster
                 self.take_step(step)
             return 0.0
+        if rollover.phase is Phase.STEADY and not self._swept:
+            # The process that retired a root may have ended before it destroyed the key.
+            self.submit(lambda batch, now: self._store.sweep_keys())
+            self._swept = True
         self._newest()
         longest = _LOOK_EVERY if rollover.phase is Phase.STEADY else _LOOK_OFTEN
         return next_look(rollover, now, longest).total_seconds()
@@ -254,7 +268,7 @@ class LocalDesk:
                 grant.replaces,
             )
         )
-        if batch.inventory.newest_root.key_id != batch.inventory.signing:
+        if phase_of(batch.inventory) is Phase.PUBLISHED:
             _note_acknowledged(batch, grant.chassis_id, now, renewal=True)
         return der
 
@@ -267,9 +281,9 @@ class LocalDesk:
         der = leaf.public_bytes(Encoding.DER)
         digest, signing = digest_of_key(key), batch.inventory.signing
         batch.add(ServerIssued(now, serial, names, digest, signing, *span, der))
-        if batch.inventory.newest_root.key_id != signing:
-            return (der,)
-        return (der, *batch.inventory.links()[:1])  # the old root vouches for the new one
+        if phase_of(batch.inventory) is Phase.SWITCHED:
+            return (der, *batch.inventory.links()[:1])  # the old root vouches for the new one
+        return (der,)
 
     def _prepare(
         self, batch: Batch, now: datetime
@@ -305,30 +319,34 @@ class LocalDesk:
         if self._commits >= _FORGET_EVERY:
             inventory.forget_expired(now)
             self._commits = 0
-        inputs = (inventory.signing, inventory.revocations)
-        phase = survey(inventory, self._store.settings, now).phase
+        bundle = inventory.bundle()
+        inputs = (bundle, inventory.revocations)
+        phase = phase_of(inventory)
         if before and before.crl_inputs == inputs and now < before.crl_renewal:
-            crl, renewal = before.crl, before.crl_renewal
+            crls, renewal = before.crls, before.crl_renewal
         else:
-            crl, renewal = self._build_crl(now)
+            crls, renewal = self._build_crls(now)
         return _Published(
-            inventory.bundle(),
+            bundle,
             inventory.bundle_digest,
             inventory.links(),
-            crl,
+            crls,
             renewal,
             inputs,
             phase,
         )
 
-    def _build_crl(self, now: datetime) -> tuple[bytes, datetime]:
+    def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], datetime]:
         inventory, life = self._store.inventory, timedelta(seconds=self._store.settings.crl_life_s)
-        issuer = self._store.issuer(inventory.signing)
         revoked = [RevokedSerial(serial, at) for serial, at in inventory.revoked_now(now)]
         number = (self._store.head.count << 40) | int(now.timestamp())
         span = validity(now, life)
-        crl = authority.build_crl(issuer, revoked, inventory.denied_names, number, span)
-        return crl.public_bytes(Encoding.DER), now + life / 2
+        crls = []
+        for root in inventory.ordered_roots():
+            issuer = self._store.issuer(root.key_id)
+            crl = authority.build_crl(issuer, revoked, inventory.denied_names, number, span)
+            crls.append(crl.public_bytes(Encoding.DER))
+        return tuple(crls), now + life / 2
 
     def _warn(self, laggards: tuple[str, ...]) -> None:
         if laggards and frozenset(laggards) != self._warned:
@@ -362,7 +380,7 @@ def _server_request(
         faults.append(f"{len(names)} server names: give 1 to {_SERVER_NAMES}")
     try:
         key = load_der_public_key(public_key_der)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         return None, (*faults, f"the public key cannot be read: {error}")
     if fault := key_fault(key):
         faults.append(fault)

@@ -69,11 +69,22 @@ class Files(Protocol):
 
 
 class RealFiles:
-    """The file system."""
+    """The file system.
+
+    What root writes belongs to the owner of the directory it lies in, so that commands may run
+    beside a server of another user; not with ``keep_owner``.
+    """
+
+    def __init__(self, *, keep_owner: bool = False) -> None:
+        self._keep_owner = keep_owner
 
     def make_dir(self, path: Path) -> None:
         """See ``Files``."""
-        path.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+        if path.is_dir():
+            return
+        path.mkdir(mode=PRIVATE_DIR, parents=True)
+        with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            self._give_to_owner(descriptor, path)
 
     def mode(self, path: Path) -> int:
         """See ``Files``."""
@@ -134,14 +145,21 @@ class RealFiles:
     def locked(self, path: Path, timeout_s: float) -> Iterator[None]:
         """See ``Files``. The kernel lets go of the lock when its holder ends, however it ends."""
         with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+            self._give_to_owner(descriptor, path)
             _wait_for_lock(descriptor, path, timeout_s)
             os.pwrite(descriptor, f"{os.getpid():<20}\n".encode(), 0)
             yield
 
     def _write(self, path: Path, flags: int, data: bytes) -> None:
         with _opened(path, os.O_WRONLY | flags) as descriptor:
+            self._give_to_owner(descriptor, path)
             while data:
                 data = data[os.write(descriptor, data) :]
+
+    def _give_to_owner(self, descriptor: int, path: Path) -> None:
+        if os.geteuid() == 0 and not self._keep_owner:
+            directory = path.parent.stat()
+            os.fchown(descriptor, directory.st_uid, directory.st_gid)
 
 
 def write_atomically(files: Files, path: Path, data: bytes) -> None:

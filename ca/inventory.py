@@ -148,10 +148,13 @@ class Inventory:
         """Every id, in lower case, that has a live certificate."""
         return frozenset(name for name in self._serials_of if any(self.live(name, now)))
 
+    def ordered_roots(self) -> list[Root]:
+        """The one that signs first."""
+        return sorted(self.roots.values(), key=lambda root: root.key_id != self.signing)
+
     def bundle(self) -> tuple[bytes, ...]:
         """Every root, the one that signs first."""
-        first = self.roots[self.signing]
-        return (first.der, *(r.der for r in self.roots.values() if r.key_id != self.signing))
+        return tuple(root.der for root in self.ordered_roots())
 
     @property
     def newest_root(self) -> Root:

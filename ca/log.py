@@ -57,6 +57,9 @@ class IssuedLog:
         Raises OSError and LogTamperedError.
         """
         head = self.newest_head()
+        if head.count < self.head.count:
+            # Both slots were written while they were being read: look again.
+            head = self.newest_head()
         if head == self.head:
             return []
         if head.count <= self.head.count:

@@ -55,15 +55,23 @@ class Rollover:
     overdue: bool = False
 
 
+def phase_of(inventory: Inventory) -> Phase:
+    """The phase alone, which costs nothing."""
+    if len(inventory.roots) == 1:
+        return Phase.STEADY
+    signs = inventory.newest_root.key_id == inventory.signing
+    return Phase.SWITCHED if signs else Phase.PUBLISHED
+
+
 def survey(inventory: Inventory, settings: CaSettings, now: datetime) -> Rollover:
     """Read the state of affairs from the inventory."""
     signing = inventory.roots[inventory.signing]
-    others = [root for root in inventory.roots.values() if root.key_id != signing.key_id]
-    if not others:
+    phase = phase_of(inventory)
+    if phase is Phase.STEADY:
         due = signing.not_after - settings.leaf_life
-        return Rollover(Phase.STEADY, signing, None, ready_at=due)
-    other = others[-1]
-    if inventory.newest_root is other:
+        return Rollover(phase, signing, None, ready_at=due)
+    other = next(root for root in inventory.roots.values() if root.key_id != signing.key_id)
+    if phase is Phase.PUBLISHED:
         return _published(inventory, settings, now, signing, other)
     return _switched(inventory, settings, now, signing, other)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,8 @@ from ca.csr import KeyKind
 from ca.errors import UsageError
 
 DAY_S = 86400
-_MAX_NAME = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", re.ASCII)
+_MOST_REQUESTS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,16 @@ def check(settings: CaSettings) -> CaSettings:
         lowest = 0 if field.name in ("settle_s", "deadline_s") else 1
         if isinstance(value, int) and not isinstance(value, bool) and value < lowest:
             violations.append(f"{field.name}: {value} is less than {lowest}")
+    if settings.requests_per_minute > _MOST_REQUESTS:
+        violations.append(f"requests_per_minute: more than {_MOST_REQUESTS}")
     for what in ("name", "organization"):
         text = getattr(settings, what)
-        if not 1 <= len(text) <= _MAX_NAME or not text.isprintable():
-            violations.append(f"{what}: {text!r} is not 1 to {_MAX_NAME} printable characters")
+        if not _NAME.fullmatch(text):
+            # Names are compared as text by programs that do not all quote alike.
+            violations.append(
+                f"{what}: {text!r} is not 1 to 64 letters, digits, blanks, dots, dashes and "
+                "underscores"
+            )
     if settings.leaf_life_s * 2 > settings.ca_life_s:
         # A roll-over starts when a root outlives no more leaves; it needs time to happen in.
         violations.append(

@@ -24,7 +24,7 @@ SETTINGS = CaSettings(
     name="test CA",
     key_kind=KeyKind.P256,
     leaf_life_s=86400,
-    requests_per_minute=1000,
+    requests_per_minute=60,
     settle_s=0,
     automatic_rollover=False,
 )
@@ -75,9 +75,9 @@ class RealDesk(LocalDesk):
         """A new root that is trusted and does not sign yet."""
         self.take_step(Step.START)
 
-    def switch(self) -> None:
+    def switch(self, *, force: bool = False) -> None:
         """The new root signs from now on."""
-        self.take_step(Step.SWITCH)
+        self.take_step(Step.SWITCH, force=force)
 
     def retire(self) -> None:
         """Only the root that signs now is trusted."""

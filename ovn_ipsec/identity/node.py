@@ -164,7 +164,7 @@ class Enrolment:
                 self._memory,
                 action,
                 str(error),
-                now,
+                self._parts.clock(),  # a timeout may have passed since
                 timing=self._timing,
                 window=window,
                 retry_after_s=error.retry_after_s if isinstance(error, BusyError) else 0.0,

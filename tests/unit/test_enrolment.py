@@ -347,6 +347,28 @@ def test_roll_over_is_trusted_acknowledged_and_followed(tmp_path: Path, kind: st
         generations.close()
 
 
+def test_old_token_and_node_that_slept_still_find_the_server_after_a_switch(
+    tmp_path: Path,
+) -> None:
+    desk = RealDesk(tmp_path / "ca")
+    with est_server(desk) as server:
+        url = f"https://{HOST}:{server.port}"
+        sleeper = Node(tmp_path / "a" / "id", url, PlayedDatabase({"system-id": "sleeper"}))
+        late = Node(tmp_path / "b" / "id", url, PlayedDatabase({"system-id": "late"}))
+        for each in (sleeper, late):
+            each.directory.mkdir(parents=True)
+        join(sleeper, desk)
+        old = sleeper.certificate()
+        late.token_file.write_text(desk.token_text("late"))
+        desk.roll_over()
+        desk.switch(force=True)
+        assert late.run().in_place and late.roots() == desk.bundle()
+        sleeper.offset = dt.timedelta(hours=2)
+        assert sleeper.run().in_place
+        assert set(sleeper.roots()) == set(desk.bundle())
+        assert sleeper.certificate().serial_number == old.serial_number
+
+
 def test_directory_gives_a_certificate_when_somebody_signs_what_was_dropped(
     tmp_path: Path, node: Node, desk: FakeDesk
 ) -> None:
