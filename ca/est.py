@@ -98,7 +98,7 @@ class EstFrontEnd:
         try:
             return await handler(request)
         except RequestDenied as denied:
-            _LOG.warning("%s: denied: %s", request.path, denied)
+            _LOG.warning("%s: denied: %a", request.path, str(denied))  # names are data
             return _problem(HTTPStatus.FORBIDDEN, *denied.reasons)
         except CaBusy as busy:
             return _later(str(busy), busy.retry_after_s)

@@ -35,6 +35,8 @@ _SHARE_OF_LESS = 2 / 3
 _JITTER_SHARE = 0.05
 _REISSUE_MOST = timedelta(days=1)
 _KEPT = 2
+_FAILURES_OF_ALARM = 5
+"""OVSDB may be restarting; after these, half a minute, it is not."""
 _DEFAULT_TIMING = Timing()
 
 
@@ -226,12 +228,15 @@ class _Planner:
             failed = self._no_way() or not all(retry.waiting for retry in self._retries())
             failed = failed and self._facts.chassis_id is not None
             return Level.ALARM if failed else Level.WAITING, problem or "no certificate yet"
-        if not self._in_place():
-            return Level.WAITING, problem or "OVSDB does not name the new identity yet"
         if self._now >= alarm_moment(current):
             until = current.not_after.isoformat(timespec="seconds")
             why = problem or "no answer yet"
             return Level.ALARM, f"the certificate ends {until} and is not renewed: {why}"
+        if not self._in_place():
+            retry = self._memory.retries.get(Point.__name__)
+            often = retry is not None and retry.failures >= _FAILURES_OF_ALARM
+            reason = problem or "OVSDB does not name the new identity yet"
+            return Level.ALARM if often else Level.WAITING, reason
         due = self._renew_at()
         if due is not None and self._now >= due:
             return Level.RENEWING, problem or "a new certificate is asked for"

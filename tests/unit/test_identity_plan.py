@@ -95,6 +95,15 @@ def test_newest_valid_identity_is_the_one_that_ovsdb_must_name() -> None:
     assert plan(facts, CHECKED, T0).action == Prune((1,)), "one that is not valid yet must wait"
 
 
+def test_switch_that_ovsdb_takes_back_again_and_again_is_an_alarm() -> None:
+    facts, memory = in_place(generation(1), generation(2), pointed_at=1), CHECKED
+    assert plan(facts, memory, T0).level is Level.WAITING
+    for _ in range(5):
+        memory = after_failure(memory, Point(2), "OVSDB: read only", T0)
+    decision = plan(facts, memory, T0)
+    assert (decision.level, decision.reason) == (Level.ALARM, "OVSDB: read only")
+
+
 @pytest.mark.parametrize(
     ("life", "share"),
     [(timedelta(days=1825), 0.9), (30 * DAY, 2 / 3), (timedelta(minutes=1), 2 / 3)],
