@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import http.client
 import json
 import socket
 import ssl
-import time
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +165,10 @@ class EstServer:
         verified: bool = True,
     ) -> _Answer:
         connection = _Connection(self._host, self._port, self._server_name, context)
+        # Each read has a timeout, but a server may send a byte now and then for ever.
+        watchdog = threading.Timer(_TOTAL_S, connection.abort)
+        watchdog.daemon = True
+        watchdog.start()
         try:
             connection.connect()
             if verified:
@@ -182,6 +187,7 @@ class EstServer:
                 "this node's clock is right"
             ) from error
         finally:
+            watchdog.cancel()
             connection.close()
         self._check_status(path, answer)
         return answer
@@ -216,16 +222,29 @@ class _Connection(http.client.HTTPSConnection):
         super().__init__(host, port, timeout=_TIMEOUT_S, context=context)
         self._tls = context
         self._name = server_name
+        self._held: ssl.SSLSocket | None = None
+        """Stays when http.client hands the socket over to a response without a length."""
 
     def connect(self) -> None:
         plain = socket.create_connection((self.host, self.port), _TIMEOUT_S)
         # Headers and body are two writes: the second must not wait for a delayed ACK.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            self.sock = self._tls.wrap_socket(plain, server_hostname=self._name)
+            self.sock = self._tls.wrap_socket(
+                plain, server_hostname=self._name, do_handshake_on_connect=False
+            )
         except BaseException:
             plain.close()
             raise
+        self._held = self.sock
+        self.sock.do_handshake()
+
+    def abort(self) -> None:
+        """End what waits for this connection. From any thread."""
+        if self._held is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown, which takes the TLS state from under a reader.
+                socket.socket.shutdown(self._held, socket.SHUT_RDWR)
 
 
 def _client_context() -> ssl.SSLContext:
@@ -250,16 +269,10 @@ def _trusting(trusted: Credentials | x509.Certificate) -> ssl.SSLContext:
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The body, within a size and a time, however slowly it drips."""
-    end = time.monotonic() + _TOTAL_S
-    body = bytearray()
-    while chunk := response.read1(65536):
-        body += chunk
-        if len(body) > _ANSWER_MOST_BYTES:
-            raise http.client.HTTPException("the answer is too long")
-        if time.monotonic() > end:
-            raise TimeoutError("the answer takes too long")
-    return bytes(body)
+    body = response.read(_ANSWER_MOST_BYTES + 1)
+    if len(body) > _ANSWER_MOST_BYTES:
+        raise http.client.HTTPException("the answer is too long")
+    return body
 
 
 def _reason(error: Exception) -> str:
