@@ -29,8 +29,8 @@ class Rules:
 
     requests_per_window: int = 10
     """Recorded requests of one node; more must wait."""
-    unproven_per_window: int = 20
-    """Refusals of requesters who proved nothing, all together. More are not even recorded."""
+    unproven_per_window: int = 10
+    """Refusals on record of requesters who proved nothing, all together; more go unrecorded."""
     window: timedelta = timedelta(minutes=1)
 
 
@@ -93,7 +93,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No, for ever. ``fresh`` is False when it has been recorded before."""
+    """No, for ever. ``fresh`` is False when it is not to be recorded, or has been."""
 
     chassis_id: str
     how: How
@@ -105,21 +105,23 @@ class Refusal:
 def decide(
     csr: CsrFacts, requester: Requester, standing: Standing, rules: Rules, now: datetime
 ) -> Grant | Repeat | Refusal:
-    """The whole policy. Raises CaBusy when a limit of ``rules`` is reached."""
+    """The whole policy. Raises CaBusy when a node asks too often."""
     how, claimed, doubts = _prove(csr, requester, standing, now)
     chassis_id = standing.spelling or claimed
     refused = standing.refused_before
     if doubts:
         if refused:
             return Refusal(claimed, how, False, refused, fresh=False)
-        _wait(standing.recent_unproven, rules.unproven_per_window, rules, now)
-        return Refusal(claimed, how, False, _few(doubts + _content_faults(csr, claimed)))
+        # Anybody can be refused: that must not fill the log.
+        fresh = len(_inside(standing.recent_unproven, rules, now)) < rules.unproven_per_window
+        reasons = _few(doubts + _content_faults(csr, claimed))
+        return Refusal(claimed, how, False, reasons, fresh)
     if standing.same_request is not None and not _is_due(standing.same_request, now):
         return Repeat(standing.same_request)
     if how is not How.OPERATOR:
         if refused:
             return Refusal(chassis_id, how, True, refused, fresh=False)
-        _wait(standing.recent, rules.requests_per_window, rules, now)
+        _wait(standing.recent, rules, now)
     faults = _content_faults(csr, claimed) + _history_faults(chassis_id, how, requester, standing)
     if faults or csr.public_key is None:
         reasons = _few(faults)
@@ -237,8 +239,12 @@ def _is_due(issued: Issued, now: datetime) -> bool:
     return now >= renewal_moment(issued.not_before, issued.not_after)
 
 
-def _wait(recent: tuple[datetime, ...], limit: int, rules: Rules, now: datetime) -> None:
-    inside = [moment for moment in recent if now - rules.window < moment <= now]
+def _inside(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> list[datetime]:
+    return [moment for moment in recent if now - rules.window < moment <= now]
+
+
+def _wait(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> None:
+    inside, limit = _inside(recent, rules, now), rules.requests_per_window
     if len(inside) < limit:
         return
     wait_s = (inside[-limit] + rules.window - now).total_seconds()
