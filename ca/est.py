@@ -284,8 +284,8 @@ async def _keep_house(desk: Desk) -> None:
     while True:
         try:
             pause_s = await asyncio.to_thread(desk.keep_house)
-        except CaError as error:
-            _LOG.error("The authority's own affairs are not in order: %s", error)
+        except Exception:  # noqa: BLE001 (a fault must not end roll-overs for good)
+            _LOG.exception("The authority's own affairs are not in order")
             pause_s = STORE_RETRY_S
         await asyncio.sleep(pause_s)
 
@@ -300,6 +300,7 @@ class _Contexts:
         self._context: ssl.SSLContext | None = None
         self._roots: tuple[bytes, ...] = ()
         self._material: TlsMaterial | None = None
+        self._well = True
 
     def reload(self) -> ssl.SSLContext:
         """Make another context if anything has changed. Raises CaError, OSError, ValueError."""
@@ -322,15 +323,18 @@ class _Contexts:
     async def keep(self) -> None:
         """Renew the server's own certificate in time, for ever."""
         while True:
-            await asyncio.sleep(RELOAD_S)
+            await asyncio.sleep(RELOAD_S if self._well else STORE_RETRY_S)
             await self._reloaded()
 
     async def _reloaded(self) -> ssl.SSLContext:
         """What is wrong leaves the last good context in use."""
         try:
-            return await asyncio.to_thread(self.reload)
-        except (CaError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            _LOG.error("The server's certificate cannot be renewed or loaded: %s", error)
+            context = await asyncio.to_thread(self.reload)
+            self._well = True
+            return context
+        except Exception:  # noqa: BLE001 (nor must one end the renewals)
+            self._well = False
+            _LOG.exception("The server's certificate cannot be renewed or loaded")
             if self._context is None:
                 raise
             return self._context
