@@ -28,7 +28,7 @@ from tests.fake_desk import FakeDesk
 from tests.real_desk import RealDesk
 from tools.lab.pki import Authority, KeyType, Pair
 
-LIMITS = Limits(handshake_s=0.4, request_s=0.4, linger_s=0.2, connections_per_address=40)
+LIMITS = Limits(linger_s=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,14 @@ def _until_closed(connection: socket.socket, drip: bytes) -> float:
     return time.monotonic() - begin
 
 
-def test_slow_client_is_cut_off_in_handshake_headers_and_body(server: RunningServer) -> None:
+@pytest.fixture
+def hasty(desk: FakeDesk) -> Iterator[RunningServer]:
+    with est_server(desk, limits=Limits(handshake_s=0.4, request_s=0.4)) as running:
+        yield running
+
+
+def test_slow_client_is_cut_off_in_handshake_headers_and_body(hasty: RunningServer) -> None:
+    server = hasty
     with socket.create_connection((HOST, server.port)) as plain:
         plain.sendall(b"\x16\x03\x01\x40\x00")  # a record that takes for ever to come
         assert _until_closed(plain, b"\x00") < 4
