@@ -2,6 +2,7 @@
 
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
+ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,7 +33,11 @@ from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.drivers.nss import Nss
-from ovn_ipsec.errors import DriverError, OvnIpsecError, SettingsError
+from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
+from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.model import Level
+from ovn_ipsec.identity.node import build_enrolment, run, run_once
+from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
 from ovn_ipsec.settings import (
@@ -58,7 +65,7 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard}
+    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll}
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -195,6 +202,32 @@ def _guard(argv: Sequence[str]) -> int:
     observed = driver.observe()
     print(render_guard(driver.live_guard(), replace(observed, counters=counters)), end="")
     return 0 if observed.present and observed.intact else 1
+
+
+def _enroll(argv: Sequence[str]) -> int:
+    """``ovn-ipsec enroll``: 0 well, 1 without identity, 3 with one whose renewal is overdue."""
+    settings = parse_enroll_arguments(argv)
+    keep_rows_out_of_the_log()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if settings.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    generations = Generations(settings.directory)
+    try:
+        enrolment = build_enrolment(settings, generations, wall_clock)
+        if not settings.once:
+            run(enrolment, wall_clock, stop.wait)
+            return 0
+        decision = run_once(enrolment, wall_clock, stop.wait, settings.timeout_s)
+    finally:
+        generations.close()
+    if not decision.in_place:
+        raise EnrolmentError(decision.reason)
+    return 3 if decision.level is Level.ALARM else 0
 
 
 def _name_process() -> None:

@@ -29,3 +29,19 @@ class CommandTimeoutError(CommandError):
 
 class ObservationError(DriverError):
     """The state of a driver's target could not be read; it is unknown, never empty."""
+
+
+class EnrolmentError(OvnIpsecError):
+    """A step of getting, checking or installing the node's identity failed; it is tried again."""
+
+
+class BusyError(EnrolmentError):
+    """The authority asks to come again later."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(EnrolmentError):
+    """The authority denied the request; asking again with the same request cannot help."""

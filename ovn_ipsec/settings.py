@@ -80,7 +80,7 @@ def parse_agent_arguments(
 
     Raises SettingsError with every violation. ``--help`` prints and exits, as argparse does.
     """
-    parser = _Parser(prog=prog)
+    parser = StrictParser(prog=prog)
     _add_arguments(parser)
     for add in add_more:
         add(parser)
@@ -92,7 +92,9 @@ def parse_agent_arguments(
     return settings, namespace
 
 
-class _Parser(argparse.ArgumentParser):
+class StrictParser(argparse.ArgumentParser):
+    """Raises SettingsError where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message}; see --help")
 
@@ -151,7 +153,7 @@ def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozense
 
     Raises SettingsError with every violation.
     """
-    parser = _Parser(prog="ovn-ipsec guard")
+    parser = StrictParser(prog="ovn-ipsec guard")
     parser.add_argument(
         "action",
         choices=("apply", "show", "remove"),

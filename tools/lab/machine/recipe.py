@@ -15,6 +15,7 @@ SUITES = ("bookworm", "trixie")
 
 _PACKAGES = (
     "busybox-static",
+    "curl",
     "iproute2",
     "iputils-ping",
     "kmod",
@@ -77,8 +78,10 @@ def python_recipe(root_digest: str, setup_cfg: str) -> PythonRecipe:
     parser.read_string(setup_cfg)
     named = _lines(parser.get("options", "install_requires", fallback=""))
     section = "options.extras_require"
-    for _, lines in parser.items(section) if parser.has_section(section) else ():
-        named += [line for line in _lines(lines) if _project(line) in _TEST_TOOLS]
+    for extra, lines in parser.items(section) if parser.has_section(section) else ():
+        wanted = _lines(lines)
+        # The lab runs the authority, too.
+        named += [line for line in wanted if extra == "ca" or _project(line) in _TEST_TOOLS]
     known = {_project(line) for line in named}
     named += [tool for tool in _TEST_TOOLS if tool not in known]
     return PythonRecipe(root_digest, tuple(sorted(set(named))))

@@ -1,0 +1,271 @@
+"""Decides who gets which certificate. Pure: request, proof, standing and clock in; answer out.
+
+A requester is bound to exactly one chassis id by what it proved; there is no other way to a
+name. Every rule that is broken is in the answer, not only the first. What the authority knows
+about id, key, token and certificate is the ``Standing``, which ``ca.inventory`` looks up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+
+from ca.csr import CsrFacts, PublicKey
+from ca.entries import How, Issued
+from ca.lifetime import renewal_moment
+from ca.requests import ByCertificate, ByOperator, ByToken, CaBusy, Requester
+
+_CHASSIS_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", re.ASCII)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*", re.ASCII)
+_MAX_REASONS = 8
+_MAX_QUOTED = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator may set."""
+
+    requests_per_window: int = 10
+    """Recorded requests of one node; more must wait."""
+    unproven_per_window: int = 10
+    """Refusals on record of requesters who proved nothing, all together; more go unrecorded."""
+    window: timedelta = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStanding:
+    """A join token whose id and secret the requester knows."""
+
+    handle: str
+    chassis_id: str
+    expires: datetime
+    replace: bool
+    used_for: str | None = None
+    """Digest of the request that used it up."""
+    void: bool = False
+    """Taken back: its node was revoked, or the state was restored from a backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the authority knows that bears on one request."""
+
+    token: TokenStanding | None = None
+    presented: Issued | None = None
+    """Our record of the certificate that the requester authenticated with."""
+    presented_revoked: bool = False
+    presented_replaced: bool = False
+    live: tuple[Issued, ...] = ()
+    """The id's certificates that are neither expired nor revoked, oldest first."""
+    same_request: Issued | None = None
+    """The newest of them that answered this very request, signed by the present root."""
+    key_owners: frozenset[str] = frozenset()
+    """Every id, in lower case, that this public key was ever certified for."""
+    key_revoked: bool = False
+    spelling: str | None = None
+    """How the id's first certificate spelled it."""
+    refused_before: tuple[str, ...] = ()
+    """Reasons given to this request with this proof."""
+    recent: tuple[datetime, ...] = ()
+    """When requests of this node were recorded, oldest first."""
+    recent_unproven: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Sign: for this name and key."""
+
+    chassis_id: str
+    how: How
+    public_key: PublicKey
+    token: str = ""
+    replaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The same request again: the same certificate."""
+
+    issued: Issued
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No, for ever. ``fresh`` is False when it is not to be recorded, or has been."""
+
+    chassis_id: str
+    how: How
+    proven: bool
+    reasons: tuple[str, ...]
+    fresh: bool = True
+
+
+def decide(
+    csr: CsrFacts, requester: Requester, standing: Standing, rules: Rules, now: datetime
+) -> Grant | Repeat | Refusal:
+    """The whole policy. Raises CaBusy when a node asks too often."""
+    how, claimed, doubts = _prove(csr, requester, standing, now)
+    chassis_id = standing.spelling or claimed
+    refused = standing.refused_before
+    if doubts:
+        if refused:
+            return Refusal(claimed, how, False, refused, fresh=False)
+        # Anybody can be refused: that must not fill the log.
+        fresh = len(_inside(standing.recent_unproven, rules, now)) < rules.unproven_per_window
+        reasons = _few(doubts + _content_faults(csr, claimed))
+        return Refusal(claimed, how, False, reasons, fresh)
+    if standing.same_request is not None and not _is_due(standing.same_request, now):
+        return Repeat(standing.same_request)
+    if how is not How.OPERATOR:
+        if refused:
+            return Refusal(chassis_id, how, True, refused, fresh=False)
+        _wait(standing.recent, rules, now)
+    faults = _content_faults(csr, claimed) + _history_faults(chassis_id, how, requester, standing)
+    if faults or csr.public_key is None:
+        reasons = _few(faults)
+        return Refusal(chassis_id, how, True, reasons, fresh=reasons != refused)
+    replaces = () if how is How.CERTIFICATE else tuple(item.serial for item in standing.live)
+    token = standing.token.handle if how is How.TOKEN and standing.token else ""
+    return Grant(chassis_id, how, csr.public_key, token, replaces)
+
+
+def chassis_id_fault(name: str) -> str | None:
+    """Why a text is no chassis id: 1 to 64 letters, digits, ``._-``; nothing with a wildcard."""
+    if _CHASSIS_ID.fullmatch(name):
+        return None
+    return (
+        f"{_quoted(name)} is not a chassis id: 1 to 64 letters, digits, dots, dashes and "
+        "underscores, not starting with dot or dash, not ending with a dot"
+    )
+
+
+def server_name_fault(name: str) -> str | None:
+    """Why a text is neither a DNS name nor an IP address."""
+    if _HOST_NAME.fullmatch(name) or _is_address(name):
+        return None
+    return f"{_quoted(name)} is neither a DNS name nor an IP address"
+
+
+def proven_by(requester: Requester) -> How:
+    """The word for the requester's proof."""
+    if isinstance(requester, ByToken):
+        return How.TOKEN
+    return How.CERTIFICATE if isinstance(requester, ByCertificate) else How.OPERATOR
+
+
+def _prove(
+    csr: CsrFacts, requester: Requester, standing: Standing, now: datetime
+) -> tuple[How, str, list[str]]:
+    """How, for which id, and what is wrong with the proof."""
+    how = proven_by(requester)
+    if isinstance(requester, ByOperator):
+        return how, requester.chassis_id, []
+    if isinstance(requester, ByToken):
+        token = standing.token
+        if token is None:
+            return how, requester.chassis_id, ["no join token of this chassis id has this secret"]
+        return how, token.chassis_id, _token_doubts(csr, token, standing, now)
+    presented = standing.presented
+    if presented is None:
+        return how, "", ["the certificate presented is not one that this authority gave a node"]
+    doubts = []
+    if standing.presented_revoked:
+        doubts.append("the certificate presented is revoked")
+    if standing.presented_replaced:
+        doubts.append("the certificate presented was replaced on an operator's word")
+    if now >= presented.not_after:
+        doubts.append(f"the certificate presented has expired at {presented.not_after}")
+    return how, presented.chassis_id, doubts
+
+
+def _token_doubts(
+    csr: CsrFacts, token: TokenStanding, standing: Standing, now: datetime
+) -> list[str]:
+    if token.used_for == csr.digest and standing.same_request is not None and not token.void:
+        return []  # the answer was lost on its way: the same again does no harm
+    doubts = []
+    if token.void:
+        doubts.append("the join token was taken back; ask the operator for another")
+    if token.used_for is not None:
+        doubts.append("the join token was used before; ask the operator for another")
+    if now >= token.expires:
+        doubts.append(f"the join token has expired at {token.expires}")
+    return doubts
+
+
+def _content_faults(csr: CsrFacts, chassis_id: str) -> list[str]:
+    faults = list(csr.faults)
+    if (fault := chassis_id_fault(chassis_id)) and chassis_id:
+        faults.append(fault)
+    for name in dict.fromkeys(csr.names):
+        if fault := chassis_id_fault(name):
+            faults.append(f"the request names {fault}")
+        elif chassis_id and name.lower() != chassis_id.lower():
+            faults.append(f"the request names {name!r}, the requester is {_quoted(chassis_id)}")
+    return faults
+
+
+def _history_faults(
+    chassis_id: str, how: How, requester: Requester, standing: Standing
+) -> list[str]:
+    faults = []
+    others = sorted(standing.key_owners - {chassis_id.lower()})
+    if others:
+        whose = f" ({', '.join(others)})" if how is How.OPERATOR else ""
+        faults.append(f"this public key belongs to another chassis{whose}; make a new key")
+    if standing.key_revoked:
+        faults.append("this public key is that of a revoked certificate; make a new key")
+    if standing.live and not _may_replace(requester, standing):
+        newest = standing.live[-1]
+        faults.append(
+            f"{chassis_id} has a certificate (serial {newest.serial}, until {newest.not_after}); "
+            "renew with it, or let an operator revoke it or allow its replacement (--replace)"
+        )
+    return faults
+
+
+def _may_replace(requester: Requester, standing: Standing) -> bool:
+    if isinstance(requester, ByOperator):
+        return requester.replace
+    if isinstance(requester, ByCertificate):
+        return True
+    return standing.token is not None and standing.token.replace
+
+
+def _is_due(issued: Issued, now: datetime) -> bool:
+    """A node that keeps its key and asks in the same words means the next certificate."""
+    return now >= renewal_moment(issued.not_before, issued.not_after)
+
+
+def _inside(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> list[datetime]:
+    return [moment for moment in recent if now - rules.window < moment <= now]
+
+
+def _wait(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> None:
+    inside, limit = _inside(recent, rules, now), rules.requests_per_window
+    if len(inside) < limit:
+        return
+    wait_s = (inside[-limit] + rules.window - now).total_seconds()
+    window_s = rules.window.total_seconds()
+    raise CaBusy(f"more than {limit} requests in {window_s:.0f} s; come again later", wait_s)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _few(reasons: list[str]) -> tuple[str, ...]:
+    if len(reasons) <= _MAX_REASONS:
+        return tuple(reasons)
+    return (*reasons[:_MAX_REASONS], f"and {len(reasons) - _MAX_REASONS} reasons more")
+
+
+def _quoted(name: str) -> str:
+    text = repr(name)
+    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "...'"

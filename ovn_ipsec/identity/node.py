@@ -1,0 +1,346 @@
+"""The enrolment process: looks at the world, has the next step planned, takes it, for ever.
+
+Which step is next is the planner's; this module knows how each is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+
+from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError
+from ovn_ipsec.identity.certificates import (
+    Identity,
+    bundle_digest,
+    check,
+    common_name,
+    fingerprint,
+    load_certificate,
+    make_key,
+    make_request,
+)
+from ovn_ipsec.identity.drop import DropDirectory
+from ovn_ipsec.identity.est import Credentials, EstServer, Roots
+from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.model import (
+    Acknowledge,
+    Action,
+    Decision,
+    DropPending,
+    Facts,
+    Generation,
+    KeyKind,
+    Level,
+    Memory,
+    Obtain,
+    Point,
+    Prepare,
+    Prune,
+    RefreshBundle,
+    Timing,
+    Way,
+)
+from ovn_ipsec.identity.ovsdb import NodeDatabase, NodeSettings
+from ovn_ipsec.identity.plan import (
+    after_bundle,
+    after_failure,
+    after_success,
+    plan,
+    renewal_moment,
+)
+from ovn_ipsec.identity.settings import EnrollSettings
+from ovn_ipsec.identity.token import JoinToken, parse_token
+
+_LOG = logging.getLogger(__name__)
+
+
+class Database(Protocol):
+    """Open vSwitch's settings (``ovn_ipsec.identity.ovsdb.NodeDatabase``)."""
+
+    def read(self) -> NodeSettings:
+        """The settings now. Raises EnrolmentError."""
+
+    def set_other_config(self, values: Mapping[str, str]) -> None:
+        """Set these keys in one transaction. Raises EnrolmentError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What enrolment works with."""
+
+    database: Database
+    generations: Generations
+    clock: Callable[[], datetime]
+    """UTC."""
+    server: EstServer | None = None
+    token_file: Path | None = None
+    drop: DropDirectory | None = None
+
+
+class Enrolment:
+    """One node's. Not thread-safe."""
+
+    def __init__(
+        self, parts: Parts, key_kind: KeyKind = KeyKind.RSA_3072, timing: Timing | None = None
+    ) -> None:
+        self._parts = parts
+        self._key_kind = key_kind
+        self._timing = timing or Timing()
+        self._memory = Memory()
+        self._said: tuple[Level, str] | None = None
+        self._state = ""
+
+    def step(self) -> Decision:
+        """Look, decide, and do one thing; with no action in the decision nothing is due."""
+        now = self._parts.clock()
+        facts = self._facts()
+        decision = plan(facts, self._memory, now, self._timing)
+        self._publish(facts, decision, now)
+        if decision.action is not None:
+            self._take(decision.action, facts, decision.current, now)
+        return decision
+
+    def _facts(self) -> Facts:
+        generations, damaged = self._parts.generations.survey()
+        try:
+            settings = self._parts.database.read()
+        except EnrolmentError as error:
+            problem = str(error)
+            return Facts(None, problem, generations=generations, damaged=damaged)
+        chassis_id = settings.external_ids.get("system-id") or None
+        return Facts(
+            chassis_id,
+            None if chassis_id else "Open_vSwitch:external_ids has no system-id yet",
+            pointed_at=self._pointed_at(settings, generations),
+            generations=generations,
+            damaged=damaged,
+            pending=self._parts.generations.pending(),
+            ways=self._ways(chassis_id),
+        )
+
+    def _pointed_at(
+        self, settings: NodeSettings, generations: tuple[Generation, ...]
+    ) -> int | None:
+        for generation in generations:
+            wanted = self._parts.generations.paths(generation.number)
+            if wanted.items() <= settings.other_config.items():
+                return generation.number
+        return None
+
+    def _ways(self, chassis_id: str | None) -> frozenset[Way]:
+        if self._parts.drop is not None:
+            return frozenset({Way.DIRECTORY})
+        token = self._token(chassis_id or "")
+        return frozenset({Way.CERTIFICATE, Way.TOKEN} if token else {Way.CERTIFICATE})
+
+    def _token(self, chassis_id: str) -> JoinToken | None:
+        """The token, if there is a readable one for this node."""
+        path = self._parts.token_file
+        if path is None:
+            return None
+        try:
+            token = read_token(path)
+        except EnrolmentError as error:
+            _LOG.debug("%s", error)
+            return None
+        return token if token.chassis_id.lower() == chassis_id.lower() else None
+
+    def _take(
+        self, action: Action, facts: Facts, current: Generation | None, now: datetime
+    ) -> None:
+        try:
+            self._do(action, facts, now)
+        except EnrolmentError as error:
+            refused = isinstance(error, RefusedError)
+            window = current.not_after - renewal_moment(current) if current else None
+            self._memory = after_failure(
+                self._memory,
+                action,
+                str(error),
+                self._parts.clock(),  # a timeout may have passed since
+                timing=self._timing,
+                window=window,
+                retry_after_s=error.retry_after_s if isinstance(error, BusyError) else 0.0,
+                refused=refused,
+                seed=facts.chassis_id or "",
+            )
+            _LOG.debug("%s: %s", type(action).__name__, error)
+            if refused and isinstance(action, Obtain):
+                # The same request would be refused for ever; the next is for another key.
+                self._parts.generations.drop_pending()
+        else:
+            self._memory = after_success(self._memory, action, now)
+
+    def _do(self, action: Action, facts: Facts, now: datetime) -> None:
+        generations = self._parts.generations
+        match action:
+            case Prepare(name):
+                key = make_key(self._key_kind)
+                generations.keep_pending(key, make_request(key, name))
+            case DropPending():
+                generations.drop_pending()
+            case Prune(numbers):
+                for number in numbers:
+                    generations.prune(number)
+            case Point(number):
+                self._parts.database.set_other_config(generations.paths(number))
+                _LOG.info("OVSDB names generation %d of this node's identity", number)
+            case Obtain():
+                self._obtain(action, facts.chassis_id or "", now)
+            case RefreshBundle(current):
+                self._refresh(current, now)
+            case Acknowledge(current, digest):
+                if self._parts.server is not None:
+                    self._parts.server.acknowledge(digest, self._credentials(current))
+
+    def _obtain(self, action: Obtain, name: str, now: datetime) -> None:
+        waiting = self._parts.generations.waiting_request()
+        certificate, roots = self._answer(action, waiting.csr_der, name)
+        self._memory = after_bundle(self._memory, roots.signing_root, now)
+        identity = Identity(waiting.key_pem, certificate, roots.bundle)
+        check(identity, name, now)
+        number = self._parts.generations.install(identity)
+        end = certificate.not_valid_after_utc.isoformat()
+        _LOG.info("Generation %d of %s's identity is installed, valid until %s", number, name, end)
+
+    def _answer(self, action: Obtain, csr_der: bytes, name: str) -> tuple[x509.Certificate, Roots]:
+        if action.way is Way.DIRECTORY and self._parts.drop is not None:
+            return self._parts.drop.obtain(csr_der, name), Roots(self._parts.drop.bundle(), None)
+        server = self._parts.server
+        if server is None:
+            raise EnrolmentError("no authority is named: give --url or --drop-directory")
+        if action.way is Way.CERTIFICATE and action.current is not None:
+            own = self._credentials(action.current)
+            der = server.reenroll(csr_der, own)
+            return load_certificate(der), server.roots(own)
+        token = self._token(name)
+        if token is None:
+            raise EnrolmentError("the join token is gone")
+        root = server.first_contact(token)
+        der = server.enroll(csr_der, token, root)
+        return load_certificate(der), server.roots(root)
+
+    def _refresh(self, current: int, now: datetime) -> None:
+        if self._parts.drop is not None:
+            roots = Roots(self._parts.drop.bundle(), None)
+        elif self._parts.server is not None:
+            roots = self._parts.server.roots(self._credentials(current))
+        else:
+            return
+        self._memory = after_bundle(self._memory, roots.signing_root, now)
+        present = self._parts.generations.load(current)
+        if bundle_digest(roots.bundle) == bundle_digest(present.bundle):
+            return
+        identity = replace(present, bundle=roots.bundle)
+        check(identity, common_name(present.certificate.subject), now)
+        number = self._parts.generations.install(identity)
+        names = ", ".join(fingerprint(root)[:16] for root in roots.bundle)
+        _LOG.info("Generation %d trusts the roots %s", number, names)
+
+    def _credentials(self, number: int) -> Credentials:
+        paths = self._parts.generations.paths(number)
+        return Credentials(
+            Path(paths["ca_cert"]), Path(paths["certificate"]), Path(paths["private_key"])
+        )
+
+    def _publish(self, facts: Facts, decision: Decision, now: datetime) -> None:
+        """One log line and one state file per change."""
+        said = (decision.level, decision.reason)
+        if said != self._said:
+            self._said = said
+            loud = decision.level is Level.ALARM
+            _LOG.log(
+                logging.WARNING if loud else logging.INFO,
+                "Identity: %s: %s",
+                decision.level.value,
+                decision.reason,
+            )
+        current = decision.current
+        state = {
+            "state": decision.level.value,
+            "reason": decision.reason,
+            "chassis_id": facts.chassis_id,
+            "generation": current.number if current else None,
+            "in_ovsdb": facts.pointed_at,
+            "not_after": current.not_after.isoformat() if current else None,
+            "renew_at": decision.renew_at.isoformat() if decision.renew_at else None,
+        }
+        text = json.dumps(state, indent=2) + "\n"
+        if text != self._state:
+            try:
+                self._parts.generations.write_state(text)
+                self._state = text
+            except EnrolmentError as error:
+                _LOG.debug("%s", error)
+
+
+def build_enrolment(
+    settings: EnrollSettings, generations: Generations, clock: Callable[[], datetime]
+) -> Enrolment:
+    """The process that the settings describe."""
+    server = EstServer(settings.url, settings.server_name) if settings.url else None
+    drop = DropDirectory(settings.drop_directory) if settings.drop_directory else None
+    database = NodeDatabase(settings.database)
+    parts = Parts(database, generations, clock, server, settings.token_file, drop)
+    timing = Timing(bundle_interval=timedelta(seconds=settings.bundle_interval_s))
+    return Enrolment(parts, settings.key_kind, timing)
+
+
+Wait = Callable[[float], bool]
+"""Waits for some seconds; True when the process shall end."""
+
+_REPEATED_S = 1.0
+_GRACE = timedelta(seconds=60)
+
+
+def run(enrolment: Enrolment, clock: Callable[[], datetime], wait: Wait) -> None:
+    """Keep the node's identity in order until told to end."""
+    before: Action | None = None
+    while True:
+        decision = enrolment.step()
+        pause_s = 0.0
+        if decision.action is None:
+            pause_s = max(0.0, (decision.wake_at - clock()).total_seconds())
+        elif decision.action == before:
+            # It was done, and is to be done again: somebody else undoes it.
+            pause_s = _REPEATED_S
+        before = decision.action
+        if wait(pause_s):
+            return
+
+
+def run_once(
+    enrolment: Enrolment, clock: Callable[[], datetime], wait: Wait, timeout_s: float
+) -> Decision:
+    """Until an identity is in place and what is due has been tried, or time is up."""
+    end = clock() + timedelta(seconds=timeout_s)
+    while True:
+        decision = enrolment.step()
+        if decision.action is None and decision.in_place:
+            return decision
+        now = clock()
+        pause_s = 0.0
+        if decision.action is None:
+            pause_s = min((decision.wake_at - now).total_seconds(), (end - now).total_seconds())
+        # What has been begun is ended, so that the last decision knows how it went.
+        over = now >= end and (decision.action is None or now >= end + _GRACE)
+        if over or wait(max(0.0, pause_s)):
+            return decision
+
+
+def read_token(path: Path) -> JoinToken:
+    """The join token in a file. Raises EnrolmentError, which shows nothing of it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(4096).decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise EnrolmentError(f"--token-file {path}: cannot be read: {reason}") from error
+    return parse_token(text)

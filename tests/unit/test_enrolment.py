@@ -1,0 +1,424 @@
+"""A node enrols and renews, against a running EST server, with only OVSDB played."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from ca.est_tls import TlsMaterial
+from ca.requests import bundle_digest
+from ovn_ipsec import cli
+from ovn_ipsec.errors import EnrolmentError, SettingsError
+from ovn_ipsec.identity.certificates import request_name
+from ovn_ipsec.identity.drop import DropDirectory
+from ovn_ipsec.identity.est import EstServer
+from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.model import Decision, KeyKind, Level
+from ovn_ipsec.identity.node import Enrolment, Parts, run_once
+from ovn_ipsec.identity.ovsdb import NodeSettings
+from ovn_ipsec.identity.settings import parse_enroll_arguments
+from tests.est_server import HOST, RunningServer, est_server
+from tests.fake_desk import LIFE_S, FakeDesk
+from tests.real_desk import RealDesk
+from tests.unit.test_identity_files import FaultyDisk, PowerCut
+from tools.lab.pki import Authority, KeyType, key_pem
+
+UTC = dt.UTC
+
+
+@pytest.fixture(scope="module")
+def desk() -> FakeDesk:
+    return FakeDesk()
+
+
+@pytest.fixture(scope="module")
+def server(desk: FakeDesk) -> Iterator[RunningServer]:
+    with est_server(desk) as running:
+        yield running
+
+
+@dataclass
+class PlayedDatabase:
+    """Open vSwitch's row, and every transaction on it."""
+
+    external_ids: dict[str, str] = field(default_factory=dict)
+    other_config: dict[str, str] = field(default_factory=lambda: {"hw-offload": "false"})
+    transactions: list[Mapping[str, str]] = field(default_factory=list)
+    down: bool = False
+
+    def read(self) -> NodeSettings:
+        if self.down:
+            raise EnrolmentError("OVSDB unix:x: cannot connect: no such socket")
+        return NodeSettings(dict(self.other_config), dict(self.external_ids))
+
+    def set_other_config(self, values: Mapping[str, str]) -> None:
+        if self.down:
+            raise EnrolmentError("OVSDB unix:x: cannot connect: no such socket")
+        self.transactions.append(dict(values))
+        self.other_config |= values
+
+
+@dataclass
+class Node:
+    """One node: its directory, its row, and a clock that a test sets."""
+
+    directory: Path
+    url: str
+    database: PlayedDatabase
+    offset: dt.timedelta = dt.timedelta()
+    drop: Path | None = None
+
+    def clock(self) -> dt.datetime:
+        return dt.datetime.now(UTC) + self.offset
+
+    def wait(self, seconds: float) -> bool:
+        self.offset += dt.timedelta(seconds=seconds)
+        return False
+
+    @property
+    def token_file(self) -> Path:
+        return self.directory.parent / "token"
+
+    def opened(self, generations: Generations) -> Enrolment:
+        drop = DropDirectory(self.drop) if self.drop else None
+        server = None if drop else EstServer(self.url)
+        token = None if drop else self.token_file
+        parts = Parts(self.database, generations, self.clock, server, token, drop)
+        return Enrolment(parts, KeyKind.P256)
+
+    def run(self, timeout_s: float = 30, disk: FaultyDisk | None = None) -> Decision:
+        """As ``enroll --once`` does, in no time."""
+        generations = Generations(self.directory, disk)
+        try:
+            return run_once(self.opened(generations), self.clock, self.wait, timeout_s)
+        finally:
+            generations.close()
+
+    def certificate(self) -> x509.Certificate:
+        """That OVSDB names."""
+        return x509.load_pem_x509_certificate(self.named("certificate"))
+
+    def named(self, key: str) -> bytes:
+        return Path(self.database.other_config[key]).read_bytes()
+
+    def roots(self) -> tuple[bytes, ...]:
+        members = x509.load_pem_x509_certificates(self.named("ca_cert"))
+        return tuple(each.public_bytes(serialization.Encoding.DER) for each in members)
+
+
+@pytest.fixture
+def node(tmp_path: Path, server: RunningServer) -> Node:
+    name = f"node-{tmp_path.name}"[-60:].replace("[", "").replace("]", "")
+    database = PlayedDatabase({"system-id": name})
+    return Node(tmp_path / "identity", f"https://{HOST}:{server.port}", database)
+
+
+def join(node: Node, desk: FakeDesk | RealDesk) -> Decision:
+    name = node.database.external_ids["system-id"]
+    node.token_file.write_text(desk.token_text(name))
+    return node.run()
+
+
+def join_long_ago(node: Node, desk: FakeDesk, share: float) -> None:
+    """As ``join``, with a certificate of whose life this share has passed."""
+    desk.leaf_age_s = int(desk.leaf_life_s * share)
+    name = node.database.external_ids["system-id"]
+    node.token_file.write_text(desk.token_text(name))
+    generations = Generations(node.directory)
+    enrolment = node.opened(generations)
+    try:
+        while "certificate" not in node.database.other_config:
+            enrolment.step()
+    finally:
+        desk.leaf_age_s = 0
+        generations.close()
+
+
+def check_whole(node: Node) -> None:
+    """Key, certificate and roots that OVSDB names belong together."""
+    key = serialization.load_pem_private_key(node.named("private_key"), None)
+    assert key.public_key() == node.certificate().public_key()
+    for der in node.roots():
+        root = x509.load_der_x509_certificate(der)
+        try:
+            node.certificate().verify_directly_issued_by(root)
+            return
+        except Exception:  # noqa: BLE001, S112 (another root may fit)
+            continue
+    pytest.fail("no root fits")
+
+
+def test_node_with_a_token_gets_an_identity_that_ovsdb_names_in_one_transaction(
+    node: Node, desk: FakeDesk
+) -> None:
+    decision = join(node, desk)
+    assert (decision.in_place, decision.level) == (True, Level.OK)
+    assert [set(each) for each in node.database.transactions] == [
+        {"certificate", "private_key", "ca_cert"}
+    ]
+    assert node.database.other_config["hw-offload"] == "false"
+    check_whole(node)
+    assert node.roots() == desk.bundle()
+    key = Path(node.database.other_config["private_key"])
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    state = json.loads((node.directory / "state.json").read_text())
+    assert (state["state"], state["generation"], state["in_ovsdb"]) == ("ok", 1, 1)
+
+
+def test_second_run_finds_everything_done(node: Node, desk: FakeDesk) -> None:
+    join(node, desk)
+    signed = desk.signed
+    assert node.run().in_place
+    assert len(node.database.transactions) == 1 and desk.signed == signed
+
+
+def test_renewal_has_a_new_key_and_the_last_two_identities_stay(
+    node: Node, desk: FakeDesk
+) -> None:
+    join_long_ago(node, desk, share=0.7)
+    node.token_file.unlink()
+    first = node.certificate()
+    desk.leaf_age_s = int(LIFE_S * 0.7)
+    generations = Generations(node.directory)
+    enrolment = node.opened(generations)
+    for _ in range(12):
+        enrolment.step()
+    generations.close()
+    desk.leaf_age_s = 0
+    assert node.run().in_place
+    check_whole(node)
+    assert node.certificate().public_key() != first.public_key()
+    left = sorted(int(path.name[11:]) for path in node.directory.glob("generation-*"))
+    assert len(left) == 2 and left[0] > 1
+
+
+def test_crash_at_any_file_operation_leaves_one_identity_whole_and_the_token_good(
+    tmp_path: Path, node: Node, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # the disk is not what is tested here
+    for number in range(1, 60, 4):
+        one = Node(
+            tmp_path / f"cut-{number}", node.url, PlayedDatabase({"system-id": f"cut-{number}"})
+        )
+        node.token_file.write_text(desk.token_text(f"cut-{number}"))
+        disk = FaultyDisk(number, "half")
+        try:
+            one.run(disk=disk)
+            break
+        except PowerCut:
+            pass
+        if "certificate" in one.database.other_config:
+            check_whole(one)
+        assert one.run().in_place, number
+        check_whole(one)
+    assert 10 < number < 57
+
+
+def test_server_that_does_not_have_the_tokens_root_learns_no_secret(
+    node: Node, desk: FakeDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = node.database.external_ids["system-id"]
+    other = FakeDesk()
+    text = other.token_text(name)
+    node.token_file.write_text(text)
+    with caplog.at_level(logging.DEBUG):
+        decision = node.run(timeout_s=0)
+    assert (decision.in_place, decision.level) == (False, Level.ALARM)
+    assert "does not show the root" in decision.reason
+    assert "certificate" not in node.database.other_config
+    secret = text.split(".")[-2]
+    assert secret not in caplog.text and secret not in decision.reason
+    assert secret not in desk.secrets_seen
+
+
+def test_node_of_the_servers_host_name_cannot_pose_as_the_server(
+    tmp_path: Path, node: Node, desk: FakeDesk
+) -> None:
+    pair = desk.node(HOST)
+    material = TlsMaterial(pair.pem, key_pem(pair.key))
+    with est_server(desk, tls=lambda: material) as impostor:
+        node.url = f"https://{HOST}:{impostor.port}"
+        name = node.database.external_ids["system-id"]
+        node.token_file.write_text(desk.token_text(name))
+        decision = node.run(timeout_s=0)
+    assert not decision.in_place and "not the authority's own" in decision.reason
+
+
+def test_used_token_is_told_and_a_new_one_helps(node: Node, desk: FakeDesk) -> None:
+    name = node.database.external_ids["system-id"]
+    text = desk.token_text(name)
+    desk.expired.add(text.split(".")[-2])
+    node.token_file.write_text(text)
+    decision = node.run(timeout_s=0)
+    assert decision.level is Level.ALARM and "has expired" in decision.reason
+    assert join(node, desk).in_place
+
+
+def test_authority_that_is_down_stops_nothing_and_enrolment_recovers(
+    node: Node, desk: FakeDesk
+) -> None:
+    join_long_ago(node, desk, share=0.7)
+    before, url = node.certificate().serial_number, node.url
+    node.url = f"https://{HOST}:1"
+    decision = node.run()
+    assert (decision.in_place, decision.level) == (True, Level.RENEWING)
+    node.offset = dt.timedelta(seconds=LIFE_S * 0.2)
+    decision = node.run()
+    assert (decision.in_place, decision.level) == (True, Level.ALARM)
+    assert "Connection refused" in decision.reason
+    node.url, node.offset = url, dt.timedelta()
+    assert node.run().in_place
+    assert node.certificate().serial_number != before
+
+
+def test_bad_certificate_from_the_authority_is_not_installed(
+    node: Node, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join_long_ago(node, desk, share=0.7)
+    before = node.certificate().serial_number
+    stranger = Authority.create(kind=KeyType.P256).issue("other", kind=KeyType.P256)
+    der = stranger.certificate.public_bytes(serialization.Encoding.DER)
+    monkeypatch.setattr(desk, "sign", lambda *_: der)
+    decision = node.run()
+    assert node.certificate().serial_number == before
+    for reason in ("common name is 'other'", "another key", "none of the trusted roots"):
+        assert reason in decision.reason
+
+
+def test_ovsdb_that_is_away_delays_the_switch_alone(node: Node, desk: FakeDesk) -> None:
+    node.database.down = True
+    decision = join(node, desk)
+    assert "cannot connect" in decision.reason
+    node.database.down = False
+    assert node.run().in_place
+
+
+@pytest.mark.parametrize("kind", ["fake", "real"])
+def test_roll_over_is_trusted_acknowledged_and_followed(tmp_path: Path, kind: str) -> None:
+    desk = FakeDesk() if kind == "fake" else RealDesk(tmp_path / "ca")
+    with est_server(desk) as server:
+        node = Node(
+            tmp_path / "identity",
+            f"https://{HOST}:{server.port}",
+            PlayedDatabase({"system-id": "rolling"}),
+        )
+        join(node, desk)
+        old = desk.bundle()[0]
+        generations = Generations(node.directory)
+        enrolment = node.opened(generations)
+
+        def settle() -> None:
+            for _ in range(40):
+                decision = enrolment.step()
+                if decision.action is None:
+                    node.wait((decision.wake_at - node.clock()).total_seconds())
+
+        desk.roll_over()
+        node.offset += dt.timedelta(hours=2)
+        settle()
+        assert set(node.roots()) == set(desk.bundle()) and len(node.roots()) == 2
+        if isinstance(desk, FakeDesk):
+            assert ("rolling", bundle_digest(desk.bundle())) in desk.acknowledged
+        serial = node.certificate().serial_number
+
+        desk.switch()  # the real one refuses before every live node has acknowledged
+        node.offset += dt.timedelta(hours=2)
+        for _ in range(8):
+            settle()
+        assert node.certificate().serial_number != serial
+        check_whole(node)
+        assert node.roots()[0] == desk.bundle()[0] != old
+
+        desk.retire()
+        node.offset += dt.timedelta(hours=2)
+        settle()
+        assert node.roots() == desk.bundle() and old not in node.roots()
+        check_whole(node)
+        generations.close()
+
+
+def test_old_token_and_node_that_slept_still_find_the_server_after_a_switch(
+    tmp_path: Path,
+) -> None:
+    desk = RealDesk(tmp_path / "ca")
+    with est_server(desk) as server:
+        url = f"https://{HOST}:{server.port}"
+        sleeper = Node(tmp_path / "a" / "id", url, PlayedDatabase({"system-id": "sleeper"}))
+        late = Node(tmp_path / "b" / "id", url, PlayedDatabase({"system-id": "late"}))
+        for each in (sleeper, late):
+            each.directory.mkdir(parents=True)
+        join(sleeper, desk)
+        old = sleeper.certificate()
+        late.token_file.write_text(desk.token_text("late"))
+        desk.roll_over()
+        desk.switch(force=True)
+        assert late.run().in_place and late.roots() == desk.bundle()
+        sleeper.offset = dt.timedelta(hours=2)
+        assert sleeper.run().in_place
+        assert set(sleeper.roots()) == set(desk.bundle())
+        assert sleeper.certificate().serial_number == old.serial_number
+
+
+def test_directory_gives_a_certificate_when_somebody_signs_what_was_dropped(
+    tmp_path: Path, node: Node, desk: FakeDesk
+) -> None:
+    node.drop = tmp_path / "drop"
+    node.drop.mkdir()
+    name = node.database.external_ids["system-id"]
+    decision = node.run(timeout_s=10)
+    assert (decision.in_place, decision.level) == (False, Level.WAITING)
+    assert f"{name}.crt: is waited for" in decision.reason
+    request = x509.load_pem_x509_csr((node.drop / f"{name}.csr").read_bytes())
+    der = request.public_bytes(serialization.Encoding.DER)
+    assert request_name(der) == name
+    desk.leaf_age_s = int(LIFE_S * 0.6)
+    certificate = desk.leaf(name, request.public_key())
+    desk.leaf_age_s = 0
+    (node.drop / f"{name}.denied").write_text("the chassis has a certificate\n")
+    decision = node.run(timeout_s=10)
+    assert (decision.level, "the chassis has a" in decision.reason) == (Level.ALARM, True)
+    (node.drop / f"{name}.denied").unlink()
+    (node.drop / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (node.drop / "bundle.pem").write_bytes(desk.authority.pem)
+    assert node.run().in_place
+    check_whole(node)
+    node.offset += dt.timedelta(seconds=LIFE_S * 0.1)
+    decision = node.run(timeout_s=10)
+    assert decision.in_place and "is for an earlier request" in decision.reason
+
+
+def test_settings_are_read_and_every_violation_is_told() -> None:
+    said = parse_enroll_arguments(
+        ["unix:/db.sock", "--url=https://ca:8443", "--token-file=/t", "--key-type=p384", "--once"]
+    )
+    assert (said.url, said.key_kind, said.once) == ("https://ca:8443", KeyKind.P384, True)
+    assert said.token_file == Path("/t") and said.timeout_s == 300
+    with pytest.raises(SettingsError) as refused:
+        parse_enroll_arguments(
+            ["db", "--url=http://x", "--drop-directory=y", "--key-type=dsa", "--timeout=0"]
+        )
+    for reason in ("DATABASE", "https://HOST", "either", "absolute", "--key-type", "--timeout"):
+        assert reason in str(refused.value)
+
+
+def test_command_ends_with_an_error_when_another_process_has_the_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    held = Generations(tmp_path)
+    argv = ["enroll", "unix:/nowhere", "--url=https://ca", f"--directory={tmp_path}", "--once"]
+    assert cli.main(argv) == 1
+    assert "another enrolment holds it" in capsys.readouterr().err
+    held.close()
+    assert cli.main([*argv, "--timeout=1"]) == 1
+    assert "cannot connect" in capsys.readouterr().err
