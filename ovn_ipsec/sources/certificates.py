@@ -17,9 +17,12 @@ from ovn_ipsec.model.facts import (
 )
 from ovn_ipsec.sources.files import ParsedFiles
 from ovn_ipsec.sources.pem import certificate_fact, issued_by, private_key_fact
+from ovn_ipsec.sources.revocation import Revocations
 
 CHECK_S = 5.0
 """How often unchanged files are looked at."""
+CRL_CHECK_S = 2.0
+"""The same where there is a CRL: a revoked node is to be cut off soon."""
 SETTLING_CHECK_S = 1.0
 SETTLE_S = 10.0
 """How long files that do not fit each other are taken to be still being written (DECISIONS 2)."""
@@ -33,6 +36,7 @@ class CredentialPaths:
     private_key: str | None = None
     ca_cert: str | None = None
     remote: frozenset[str] = frozenset()
+    ca_crl: str | None = None
 
     @classmethod
     def from_ovsdb(cls, node: NodeFact, tunnels: Iterable[TunnelFact]) -> CredentialPaths:
@@ -44,6 +48,7 @@ class CredentialPaths:
             private_key=config.get("private_key") or None,
             ca_cert=config.get("ca_cert") or None,
             remote=frozenset(path for path in remote if path),
+            ca_crl=config.get("ca_crl") or None,
         )
 
 
@@ -77,6 +82,7 @@ class CertificateFiles:
     def __init__(self) -> None:
         self._certificates = ParsedFiles(certificate_fact, CertificateFact)
         self._keys = ParsedFiles(private_key_fact, PrivateKeyFact)
+        self._revocations = Revocations()
         self._last_fitting: _Own | None = None
         self._unfitting_since: float | None = None
         self._next_check_s = CHECK_S
@@ -88,11 +94,21 @@ class CertificateFiles:
 
     def snapshot(self, paths: CredentialPaths, now_monotonic: float) -> PkiFact:
         """The files as they are now; what is wrong with one is in its ``problem``."""
-        own = self._settled(self._own(paths), now_monotonic)
+        found = self._own(paths)
+        own = self._settled(found, now_monotonic)
+        if paths.ca_crl:
+            self._next_check_s = min(self._next_check_s, CRL_CHECK_S)
         remote = {path: self._certificates.read(path) for path in sorted(paths.remote)}
         self._certificates.forget_others({paths.certificate, paths.ca_cert, *paths.remote})
         self._keys.forget_others({paths.private_key})
-        return PkiFact(own.certificate, own.private_key, own.ca_cert, remote, own.issued_by_ca)
+        return PkiFact(
+            own.certificate,
+            own.private_key,
+            own.ca_cert,
+            remote,
+            own.issued_by_ca,
+            self._revocations.snapshot(paths.ca_crl, found.ca_cert),
+        )
 
     def _own(self, paths: CredentialPaths) -> _Own:
         certificate = self._certificates.read(paths.certificate) if paths.certificate else None
