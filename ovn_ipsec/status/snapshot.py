@@ -107,6 +107,7 @@ def _judge(
         state,
         wanted.view,
         reason=wanted.problem,
+        withdrawn=wanted.withdrawn,
         warnings=wanted.warnings,
     )
 
