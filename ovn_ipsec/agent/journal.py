@@ -100,7 +100,7 @@ class Journal:
             was_up, is_up = before is not None and _encrypted(before), _encrypted(tunnel)
             if is_up and not was_up:
                 went_up.append(name)
-            elif was_up and not is_up:
+            elif was_up and not is_up and not tunnel.withdrawn:
                 went_down.append(name)
             if is_up:
                 self._down_since_s.pop(name, None)

@@ -372,14 +372,14 @@ class Agent:
             local_addresses=self._sources_of_routes,
             now=wall_clock(),
         )
-        names = frozenset() if isinstance(installed, Unobserved) else frozenset(installed)
-        desired = self._build(facts, names)
+        records = {} if isinstance(installed, Unobserved) else installed
+        desired = self._build(facts, {name: each.peer_name for name, each in records.items()})
         notes = [*parts.ike.warnings]
         if parts.ovsdb.problem:
             notes.append(parts.ovsdb.problem)
         return replace(desired, problems=(*desired.problems, *notes))
 
-    def _build(self, facts: Facts, incumbents: frozenset[str]) -> Desired:
+    def _build(self, facts: Facts, incumbents: Mapping[str, str | None]) -> Desired:
         """Build anew when anything has changed, and now and then for the certificates' sake."""
         timeless = (replace(facts, now=None), incumbents, self._credentials)
         now = time.monotonic()

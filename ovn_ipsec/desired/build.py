@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from ovn_ipsec.desired.conflicts import settle_conflicts
 from ovn_ipsec.desired.credentials import CredentialVerdict, judge_credentials, right_ca
 from ovn_ipsec.desired.guard import GuardRules, build_guard
 from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, shown_name, wants_ipsec
+from ovn_ipsec.desired.revocation import RevocationVerdict, judge_revocation
 from ovn_ipsec.model.conns import (
     Desired,
     GuardMode,
@@ -33,12 +35,13 @@ class Policy:
 def build(
     facts: Facts,
     policy: Policy,
-    incumbents: Collection[str],
+    incumbents: Mapping[str, str | None],
     installed: Collection[InstalledCredential],
 ) -> Desired:
     """The wanted state; never raises for anything that a source can say.
 
-    ``incumbents``: tunnels that are installed; they win over new rows with the same ends.
+    ``incumbents``: tunnels that are installed, with the name of the peer that they authenticate
+    by certificate; they win over new rows with the same ends.
     ``installed``: pluto's NSS entries as last read, also when reading them fails now. They decide
     what is kept while a file is bad, and whether ``rightca`` may be ``%any``; forgetting them
     would replace connections for nothing.
@@ -46,6 +49,7 @@ def build(
     ipsec = [tunnel for tunnel in facts.tunnels if wants_ipsec(tunnel)]
     certificates_wanted = any("psk" not in tunnel.options for tunnel in ipsec)
     verdict = _judge(facts, installed, certificates_wanted)
+    revocation = judge_revocation(facts.pki, _now(facts))
     rules = build_guard(
         facts,
         mode=policy.guard_mode,
@@ -59,10 +63,14 @@ def build(
         other_config=facts.node.other_config,
         local_addresses=facts.local_addresses,
         use_default_crypto=policy.use_default_crypto,
+        revocation=revocation,
     )
     rows = {tunnel.name: build_tunnel(tunnel, around) for tunnel in ipsec}
-    tunnels = _with_alarms(settle_conflicts(rows, incumbents), rules)
-    problems = [*rules.problems, *(verdict.warnings if certificates_wanted else ())]
+    settled = _withdraw(settle_conflicts(rows, incumbents), incumbents, revocation)
+    tunnels = _with_alarms(settled, rules)
+    problems = [*rules.problems]
+    if certificates_wanted:
+        problems += [*verdict.warnings, *revocation.warnings]
     problems += _unlisted(rules, tunnels)
     return Desired(
         tunnels=tunnels,
@@ -72,6 +80,22 @@ def build(
         complete=facts.in_sync,
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _withdraw(
+    tunnels: Mapping[str, WantedTunnel],
+    incumbents: Mapping[str, str | None],
+    revocation: RevocationVerdict,
+) -> dict[str, WantedTunnel]:
+    """What is installed for a row that cannot be had stays, but not when it is for a revoked
+    peer, whomever the row names by now."""
+    settled = dict(tunnels)
+    for name, wanted in tunnels.items():
+        peer = incumbents.get(name)
+        if wanted.config is None and not wanted.withdrawn and revocation.denies(peer):
+            problem = f"{wanted.problem}; what was installed was for peer {peer}, who is revoked"
+            settled[name] = replace(wanted, problem=problem, withdrawn=True)
+    return settled
 
 
 def _with_alarms(
@@ -102,9 +126,13 @@ def _unlisted(rules: GuardRules, tunnels: Mapping[str, WantedTunnel]) -> list[st
 def _judge(
     facts: Facts, installed: Collection[InstalledCredential], certificates_wanted: bool
 ) -> CredentialVerdict:
-    if facts.now is None:
-        raise ValueError("facts without the time cannot be judged")
     nicknames = {entry.nickname for entry in installed}
     return judge_credentials(
-        facts.pki, facts.now, nicknames, certificates_wanted=certificates_wanted
+        facts.pki, _now(facts), nicknames, certificates_wanted=certificates_wanted
     )
+
+
+def _now(facts: Facts) -> datetime:
+    if facts.now is None:
+        raise ValueError("facts without the time cannot be judged")
+    return facts.now

@@ -15,6 +15,7 @@ from ovn_ipsec.desired.credentials import CredentialVerdict, name_problem
 from ovn_ipsec.desired.endpoints import Endpoints, family_name, resolve_endpoints
 from ovn_ipsec.desired.invalid import Invalid
 from ovn_ipsec.desired.options import PREFIX, judge_options, shown
+from ovn_ipsec.desired.revocation import RevocationVerdict
 from ovn_ipsec.model.conns import (
     Auth,
     CertificateAuth,
@@ -73,6 +74,7 @@ class Surroundings:
     other_config: Mapping[str, str] = field(default_factory=dict)
     local_addresses: Mapping[str, str | None] = field(default_factory=dict)
     use_default_crypto: bool = False
+    revocation: RevocationVerdict = field(default_factory=RevocationVerdict)
 
 
 def wants_ipsec(tunnel: TunnelFact) -> bool:
@@ -92,17 +94,25 @@ def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
     """The wanted tunnel of one row that ``wants_ipsec``; never raises."""
     view = _view(tunnel, around)
     warnings: list[str] = []
+    interface = f"interface {shown_name(tunnel.name)}"
+    revoked = around.revocation.revoked_peer(tunnel.options)
+    if revoked is not None:
+        problem = f"{interface}: peer {_shown_peer(revoked)} is revoked; no connection is kept"
+        return WantedTunnel(tunnel.name, view, None, problem, withdrawn=True)
     try:
         config = _config(tunnel, around, warnings)
     except Invalid as invalid:
-        problem = f"interface {shown_name(tunnel.name)}: {invalid}"
-        return WantedTunnel(tunnel.name, view, None, problem, tuple(warnings))
+        return WantedTunnel(tunnel.name, view, None, f"{interface}: {invalid}", tuple(warnings))
     return WantedTunnel(tunnel.name, view, config, None, tuple(warnings))
 
 
 def shown_name(name: str) -> str:
     """An interface's name for a message."""
     return name if _NAME.fullmatch(name) else shown(name)
+
+
+def _shown_peer(name: str) -> str:
+    return name if name_problem(name) is None else shown(name)
 
 
 def _config(tunnel: TunnelFact, around: Surroundings, warnings: list[str]) -> TunnelConfig:

@@ -43,7 +43,9 @@ def parse_generated(conf: str, secrets: str) -> dict[str, InstalledTunnel]:
         config = _config(match["role"], default | own, psks)
         if config is not None:
             tunnel = match["tunnel"]
-            tunnels[tunnel] = InstalledTunnel(tunnel, int(match["version"]), "", config)
+            auth = config.auth
+            peer = auth.remote_name if isinstance(auth, CertificateAuth) else None
+            tunnels[tunnel] = InstalledTunnel(tunnel, int(match["version"]), "", config, peer)
     return tunnels
 
 

@@ -39,6 +39,7 @@ _STRUCTURAL = frozenset(
     [end + word for end in ("left", "right") for word in _END_WORDS]
     + ["type", "auto", "also", "alsoflip", "connalias"]
 )
+_PEER = re.compile(r'^\trightid="?@([^"\s]+)"?$', re.MULTILINE)
 # libreswan reads "#1" and "$1" as a serial number wherever a connection is named.
 _SERIAL_PREFIXES = ("#", "$")
 # Left of a name these turn "@name" into a key id, a hex id or a raw name (ipsec.conf(5), leftid).
@@ -162,7 +163,8 @@ def parse_record(text: str) -> InstalledTunnel:
         raise DriverError("its record is damaged")
     if "\nconn " not in text or not text.endswith("\n"):
         raise DriverError("its connections are missing")
-    return InstalledTunnel(name, version, digest)
+    peer = _PEER.search(text)
+    return InstalledTunnel(name, version, digest, peer_name=peer[1] if peer else None)
 
 
 def included_patterns(text: str) -> tuple[str, ...]:

@@ -169,8 +169,10 @@ class WantedTunnel:
     config: TunnelConfig | None
     problem: str | None = None
     """Set exactly when ``config`` is None: why the tunnel is INVALID and what to do.
-    What is installed for it stays as it is (DECISIONS 2)."""
+    What is installed for it stays as it is (DECISIONS 2), unless it is ``withdrawn``."""
     warnings: tuple[str, ...] = ()
+    withdrawn: bool = False
+    """``config`` is None because the peer is revoked: what is installed must go, SAs and all."""
 
 
 class CredentialKind(StrEnum):
@@ -356,6 +358,8 @@ class InstalledTunnel:
     """Empty when the record is the original's: compare ``config`` instead."""
     config: TunnelConfig | None = None
     """Only for records of the original, for adoption."""
+    peer_name: str | None = None
+    """Whom its connections authenticate by certificate; None with a pre-shared key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class CertificateFact:
     """RFC 4514 string."""
     subject: str = ""
     """RFC 4514 string."""
+    serial: int = 0
     not_before: datetime | None = None
     not_after: datetime | None = None
     is_ca: bool = False
@@ -73,6 +74,23 @@ class PrivateKeyFact:
 
 
 @dataclass(frozen=True, slots=True)
+class RevocationFact:
+    """Who is revoked, by every list that was believed since the agent began to live.
+
+    A file that is lost, damaged or of an unknown issuer takes nothing back.
+    """
+
+    denied: frozenset[str] = frozenset()
+    """Names of nodes, in lower case."""
+    serials: frozenset[tuple[str, int]] = frozenset()
+    """(issuer as RFC 4514 string, serial number) of certificates."""
+    next_update: datetime | None = None
+    """When the first of the lists should have been replaced by a newer one."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the file, and with lists in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PkiFact:
     """The files that OVSDB names. None: OVSDB names no such file."""
 
@@ -83,6 +101,7 @@ class PkiFact:
     """By path, for self-signed peers (``options:remote_cert``)."""
     issued_by_ca: bool = False
     """The certificate's signature verifies with a certificate of ``ca_cert``."""
+    revocation: RevocationFact = field(default_factory=RevocationFact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class TunnelStatus:
     """None: a removed tunnel of which only its record is left."""
     reason: str | None = None
     """Why it is INVALID."""
+    withdrawn: bool = False
+    """It is INVALID because the peer is revoked, so nothing of it is kept."""
     error: str | None = None
     """What went wrong when it was last acted on; None when that went well."""
     warnings: tuple[str, ...] = ()

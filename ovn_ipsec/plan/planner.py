@@ -240,6 +240,8 @@ def _plan_tunnels(
     replaced = initiated = 0
     came_up = False
     for name, tunnel in desired.tunnels.items():
+        if tunnel.withdrawn:
+            continue  # to be dropped; should it come back, as at first contact
         before = memory.tunnels.get(name, TunnelMemory())
         remembered[name] = before
         config, record = tunnel.config, installed.get(name)
@@ -285,6 +287,7 @@ def _plan_drops(
     now: float,
     draft: _Draft,
 ) -> None:
-    for name in sorted(set(installed) - set(desired.tunnels)):
+    kept = {name for name, tunnel in desired.tunnels.items() if not tunnel.withdrawn}
+    for name in sorted(set(installed) - kept):
         if memory.may_try(f"tunnel:{name}", now):
             draft.add(DropConnection(name, tuple(sorted(view.loaded(name, None)))))

@@ -20,15 +20,15 @@ from ovn_ipsec.model.facts import CertificateFact, PrivateKeyFact
 _RSA_MIN_BITS = 2048
 """libreswan refuses smaller ones."""
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises for a certificate that it cannot make sense of; most are not even
-ValueErrors."""
+"""What cryptography raises for a certificate or a CRL that it cannot make sense of; most are not
+even ValueErrors."""
 
 
 class PemProblem(SourceError):
@@ -44,7 +44,7 @@ def certificate_fact(path: str, data: bytes) -> CertificateFact:
         raise PemProblem("holds no PEM certificate; convert it with `openssl x509`")
     try:
         members = [_member(path, each) for each in x509.load_pem_x509_certificates(data)]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PemProblem("holds no readable PEM certificate; check `openssl x509`") from error
     first = members[0]
     return CertificateFact(
@@ -58,6 +58,7 @@ def certificate_fact(path: str, data: bytes) -> CertificateFact:
         key_type=first.key_type,
         issuer=first.issuer,
         subject=first.subject,
+        serial=first.serial,
         not_before=first.not_before,
         not_after=first.not_after,
         is_ca=first.is_ca,
@@ -99,7 +100,7 @@ def _verifies(leaf: x509.Certificate, issuer_pem: str) -> bool:
     issuer = x509.load_pem_x509_certificate(issuer_pem.encode())
     try:
         leaf.verify_directly_issued_by(issuer)
-    except (*_UNREADABLE, TypeError, InvalidSignature):
+    except (*UNREADABLE, TypeError, InvalidSignature):
         return False
     return True
 
@@ -118,6 +119,7 @@ def _member(path: str, certificate: x509.Certificate) -> CertificateFact:
         key_type="rsa" if isinstance(public, rsa.RSAPublicKey) else "ec",
         issuer=certificate.issuer.rfc4514_string(),
         subject=certificate.subject.rfc4514_string(),
+        serial=certificate.serial_number,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         is_ca=_is_ca(certificate),

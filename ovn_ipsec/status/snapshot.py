@@ -120,6 +120,7 @@ def _judge(
         state,
         wanted.view,
         reason=wanted.problem,
+        withdrawn=wanted.withdrawn,
         warnings=wanted.warnings,
     )
 

@@ -10,6 +10,7 @@ import pytest
 from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed, wait_at_rest
 from tools.lab.container import wait_until
 from tools.lab.identity import (
+    CA_CRL,
     CERTIFICATE,
     PRIVATE_KEY,
     install_identity,
@@ -82,6 +83,28 @@ def test_bad_certificate_is_named_and_working_sas_are_kept(
     wait_until(lambda: "CONFIGURED" in _state(pair), 40, "the tunnel is valid again")
     settle(2)
     assert pair.traffic.lost(start) == 0
+    pair.assert_no_plaintext()
+
+
+def test_revoked_peer_is_cut_off_without_plaintext_and_comes_back_when_admitted(
+    pair: Pair, authority: Authority
+) -> None:
+    pair.a.write_file(CA_CRL, authority.crl(number=1).decode())
+    pair.a.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"other_config:ca_crl={CA_CRL}")
+    pair.traffic.wait_flowing(UP_TIMEOUT_S)
+    wait_at_rest(pair.a)
+    pair.a.write_file(CA_CRL, authority.crl(denied=["b"], number=2).decode())
+    wait_until(lambda: not sa_serials(pair.a), 10, "the SAs of the revoked peer are gone")
+    cut_off = time.monotonic()
+    wait_until(lambda: "tun-b-" not in pair.a.whack("--status"), 5, "so are the connections")
+    wait_until(lambda: "peer b is revoked" in _state(pair), 10, "the reason is shown")
+    pair.a.path(CA_CRL).unlink()  # neither this nor b's own attempts admit it again
+    settle(10)
+    assert {flow.received for flow in pair.traffic.stats(cut_off).values()} == {0}
+    assert not sa_serials(pair.a)
+    assert "peer b is revoked" in _state(pair)
+    pair.a.write_file(CA_CRL, authority.crl(number=3).decode())
+    pair.traffic.wait_flowing(UP_TIMEOUT_S)
     pair.assert_no_plaintext()
 
 

@@ -54,11 +54,11 @@ _FACTS = Facts(
 def _tunnels(
     facts: Facts, installed: tuple[InstalledCredential, ...] = ()
 ) -> dict[str, WantedTunnel]:
-    return dict(build(facts, Policy(), frozenset(), installed).tunnels)
+    return dict(build(facts, Policy(), {}, installed).tunnels)
 
 
 def test_rows_with_an_ipsec_option_are_wanted_each_with_its_authentication() -> None:
-    desired = build(_FACTS, Policy(), frozenset(), ())
+    desired = build(_FACTS, Policy(), {}, ())
     assert {name: tunnel.problem for name, tunnel in desired.tunnels.items()} == {
         "c": None,
         "p": None,
@@ -75,7 +75,7 @@ def test_rows_with_an_ipsec_option_are_wanted_each_with_its_authentication() -> 
 
 
 def test_without_certificates_psk_tunnels_work_and_the_node_has_no_problem() -> None:
-    desired = build(replace(_FACTS, pki=PkiFact(), tunnels=(_PSK,)), Policy(), frozenset(), ())
+    desired = build(replace(_FACTS, pki=PkiFact(), tunnels=(_PSK,)), Policy(), {}, ())
     assert desired.tunnels["p"].problem is None
     assert desired.problems == ()
 
@@ -84,7 +84,7 @@ def test_bad_certificate_stops_its_tunnels_alone_and_keeps_what_is_installed() -
     bad = replace(_PKI, certificate=CertificateFact("/cert", problem="'/cert' is empty; copy it"))
     facts = replace(_FACTS, pki=bad)
     entry = InstalledCredential("ovs_certkey_a", "f", True, "u,u,u", False)
-    desired = build(facts, Policy(), frozenset(), (entry,))
+    desired = build(facts, Policy(), {}, (entry,))
     assert "'/cert' is empty" in (desired.tunnels["c"].problem or "")
     assert desired.tunnels["p"].problem is None
     assert "ovs_certkey_a" in desired.keep_credentials
@@ -99,10 +99,10 @@ def test_foreign_root_in_nss_narrows_the_issuer() -> None:
 
 def test_hardware_offload_raises_an_alarm_on_every_tunnel_unless_accepted() -> None:
     facts = replace(_FACTS, node=NodeFact({"hw-offload": "true"}))
-    desired = build(facts, Policy(), frozenset(), ())
+    desired = build(facts, Policy(), {}, ())
     assert len(desired.problems) == 1
     assert all("hw-offload" in tunnel.warnings[0] for tunnel in desired.tunnels.values())
-    accepted = build(facts, Policy(allow_hw_offload=True), frozenset(), ())
+    accepted = build(facts, Policy(allow_hw_offload=True), {}, ())
     assert accepted.problems == ()
     assert all(tunnel.warnings == () for tunnel in accepted.tunnels.values())
 
@@ -118,17 +118,17 @@ def test_same_facts_give_the_same_digests_and_another_route_does_not_leak_in() -
 def test_guard_closes_protected_peers_and_waits_for_the_first_snapshot() -> None:
     vxlan = TunnelFact("v", "vxlan", {"remote_ip": "192.0.2.9", "psk": ""})
     facts = replace(_FACTS, tunnels=(vxlan, _PLAIN))
-    desired = build(facts, Policy(), frozenset(), ())
+    desired = build(facts, Policy(), {}, ())
     assert desired.tunnels["v"].config is None
     assert desired.guard is not None
     assert GuardTuple("192.0.2.9", Protocol.UDP, 4789) in desired.guard.closed_peers
     assert desired.guard.exempt == {GuardTuple("192.0.2.4", Protocol.UDP, 6081)}
-    assert build(replace(facts, in_sync=False), Policy(), frozenset(), ()).guard is None
+    assert build(replace(facts, in_sync=False), Policy(), {}, ()).guard is None
 
 
 def test_plain_row_that_stays_closed_is_a_problem_of_the_node() -> None:
     flow = TunnelFact("f", "geneve", {"remote_ip": "flow"})
-    problems = build(replace(_FACTS, tunnels=(flow,)), Policy(), frozenset(), ()).problems
+    problems = build(replace(_FACTS, tunnels=(flow,)), Policy(), {}, ()).problems
     assert len(problems) == 1
     assert problems[0].startswith("interface f has no IPsec option")
 
@@ -136,7 +136,7 @@ def test_plain_row_that_stays_closed_is_a_problem_of_the_node() -> None:
 @settings(deadline=None)
 @given(st.lists(rows.TUNNELS, unique_by=lambda tunnel: tunnel.name, max_size=6))
 def test_any_rows_give_one_verdict_each_and_no_ends_twice(tunnels: list[TunnelFact]) -> None:
-    desired = build(replace(_FACTS, tunnels=tuple(tunnels)), Policy(), frozenset(), ())
+    desired = build(replace(_FACTS, tunnels=tuple(tunnels)), Policy(), {}, ())
     assert set(desired.tunnels) == {row.name for row in tunnels if wants_ipsec(row)}
     configs = []
     for wanted in desired.tunnels.values():

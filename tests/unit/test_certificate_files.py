@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from ovn_ipsec.model.facts import NodeFact, PkiFact, TunnelFact
 from ovn_ipsec.sources.certificates import (
     CHECK_S,
-    MAX_FILE_BYTES,
     SETTLE_S,
     SETTLING_CHECK_S,
     CertificateFiles,
     CredentialPaths,
 )
+from ovn_ipsec.sources.files import MAX_FILE_BYTES
 from tests.unit.odd_certificates import ODD_CERTIFICATES
 from tools.lab.pki import Authority, KeyType, Pair, key_pem, self_signed
 

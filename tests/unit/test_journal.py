@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from ovn_ipsec.agent.journal import LINES_AT_ONCE, Journal
-from ovn_ipsec.model.snapshot import Snapshot, TunnelState, TunnelStatus
+from ovn_ipsec.model.snapshot import ActiveConnection, Snapshot, TunnelState, TunnelStatus
 
 
 def snapshot(count: int, reason: str | None) -> Snapshot:
@@ -31,3 +32,19 @@ def test_missing_certificate_is_told_once_for_a_great_many_tunnels(
         journal.note_snapshot(snapshot(count, "no certificate"))
     assert len(caplog.records) == lines
     assert all("no certificate" in record.getMessage() for record in caplog.records)
+
+
+def test_withdrawn_tunnel_is_told_in_one_line_with_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    active = (ActiveConnection("t-in-1", "", 0, 0),)
+    up = TunnelStatus("t", 1, TunnelState.CONFIGURED, None, connections=active)
+    reason = "interface t: peer b is revoked; no connection is kept"
+    gone = TunnelStatus("t", 0, TunnelState.INVALID, None, reason=reason, withdrawn=True)
+    journal = Journal()
+    before = snapshot(0, None)
+    journal.note_snapshot(replace(before, tunnels=(up,)))
+    with caplog.at_level(logging.INFO):
+        for tunnel in (replace(gone, connections=active), gone, gone):
+            journal.note_snapshot(replace(before, tunnels=(tunnel,)))
+    assert [record.getMessage() for record in caplog.records] == [f"Tunnel t is invalid: {reason}"]

@@ -122,6 +122,13 @@ def test_every_tunnel_has_a_file_of_its_own_in_our_directory(names: set[str]) ->
         assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", stem)
 
 
+@pytest.mark.parametrize(("auth", "peer"), [(CERT, "right"), (PSK, None)])
+def test_record_tells_whom_the_connections_authenticate(
+    auth: PskAuth | CertificateAuth, peer: str | None
+) -> None:
+    assert text.parse_record(text.render_tunnel("t", 1, config(auth))).peer_name == peer
+
+
 @pytest.mark.parametrize("cut", range(0, 400, 23))
 def test_a_truncated_file_is_no_record(cut: int) -> None:
     whole = text.render_tunnel("t", 1, config())
@@ -190,3 +197,4 @@ def test_the_originals_tunnels_are_recognised_for_adoption() -> None:
     gre = found["g-1"].config
     wanted = TunnelConfig(Protocol.GRE, None, "10.0.0.1", "10.0.0.3", CERT, ())
     assert gre is not None and same_connection(gre, wanted)
+    assert (found["tun-b"].peer_name, found["g-1"].peer_name) == (None, "right")

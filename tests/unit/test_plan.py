@@ -38,6 +38,8 @@ from ovn_ipsec.plan import plan
 from ovn_ipsec.plan.planner import INITIATE_WAVE
 from tests.unit.world import World, config, desired, with_psk
 
+REVOKED = -1
+"""In place of the number of a tunnel's key."""
 GUARD = Guard(GuardMode.ENFORCE, frozenset({GuardPort(Protocol.UDP, 6081)}))
 
 
@@ -69,6 +71,46 @@ def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -
     world.negotiating.clear()
     steps = world.tick(desired(a=config(lead=False)))
     assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
+def revoked(want: Desired, name: str) -> Desired:
+    tunnel = replace(want.tunnels[name], config=None, problem="is revoked", withdrawn=True)
+    return replace(want, tunnels={**want.tunnels, name: tunnel})
+
+
+def test_withdrawn_tunnel_loses_its_connections_and_nothing_else_happens() -> None:
+    world, want = World(), desired(a=config(2), b=config(3))
+    world.settle(want, 30)
+    gone = revoked(want, "b")
+    assert world.tick(gone) == (DropConnection("b", ("b-in-1", "b-out-1")),)
+    assert world.settle(gone, 300) == []
+    assert set(world.installed) == {"a"}
+    assert {name for name, _conf, _role in world.children.values()} == {"a-in-1", "a-out-1"}
+
+
+def test_withdrawn_tunnel_comes_back_when_the_peer_is_admitted_again() -> None:
+    world, want = World(), desired(a=config(2), b=config(3, lead=False))
+    world.settle(want, 30)
+    world.settle(revoked(want, "b"), 100)
+    assert world.tick(want) == (AddConnection("b", 1, config(3, lead=False)),)
+    world.settle(want, 60)
+    assert world.all_up(want)
+
+
+def test_withdrawn_tunnel_that_was_never_installed_needs_no_step() -> None:
+    world = World()
+    assert world.settle(revoked(desired(a=config()), "a"), 30) == []
+
+
+def test_failed_withdrawal_is_tried_again() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 30)
+    world.failing.add("a")
+    gone = revoked(want, "a")
+    assert len(world.settle(gone, 5)) >= 2
+    world.failing.clear()
+    world.settle(gone, 60)
+    assert world.installed == {} and world.children == {}
 
 
 def test_removed_row_is_dropped_only_when_every_source_has_reported() -> None:
@@ -409,6 +451,7 @@ _EVENTS = st.lists(
     st.tuples(
         st.sampled_from(
             ["restart", "down", "delete", "states", "policies", "children", "psk", "drop", "wait"]
+            + ["revoke"]
         ),
         st.integers(0, 2),
         st.floats(0.1, 20.0),
@@ -436,6 +479,8 @@ def _disturb(world: World, want: dict[str, int], event: str, index: int) -> None
         want[f"t{index}"] = want.get(f"t{index}", 0) + 1
     elif event == "drop":
         want.pop(f"t{index}", None)
+    elif event == "revoke":
+        want[f"t{index}"] = REVOKED
 
 
 def _some(policies: set[KernelPolicy], index: int) -> set[KernelPolicy]:
@@ -451,19 +496,22 @@ def test_any_disturbance_heals_and_then_nothing_is_touched(
     psks = {"t0": 0, "t1": 0, "t2": 0}
 
     def want() -> Desired:
-        return desired(
+        whole = desired(
             **{
                 name: with_psk(config(int(name[1]) + 2, lead=lead), f"psk{psk}")
                 for name, psk in psks.items()
             }
         )
+        for name in (name for name, psk in psks.items() if psk == REVOKED):
+            whole = revoked(whole, name)
+        return whole
 
     for event, index, seconds in events:
         _disturb(world, psks, event, index)
         world.settle(want(), seconds)
     world.settle(want(), 150)
     assert world.all_up(want())
-    assert set(world.installed) == set(psks)
+    assert set(world.installed) == {name for name, psk in psks.items() if psk != REVOKED}
     assert world.foreign == {"office-vpn"}
     assert world.settle(want(), 30) == []
 

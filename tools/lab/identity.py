@@ -9,6 +9,7 @@ KEYS = "/etc/openvswitch/keys"
 CERTIFICATE = f"{KEYS}/ipsec-cert.pem"
 PRIVATE_KEY = f"{KEYS}/ipsec-privkey.pem"
 CA_CERT = f"{KEYS}/ipsec-cacert.pem"
+CA_CRL = f"{KEYS}/ipsec-crl.pem"
 
 
 def write_identity(node: Node, pair: Pair) -> None:

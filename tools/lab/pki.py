@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+
+DENIED_NAMES = x509.ObjectIdentifier("2.25.225450601092314812325761805458760574043")
+"""Of a CRL: the names of revoked nodes, a DER UTF8String, one a line."""
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -134,6 +138,40 @@ class Authority:
             builder = builder.add_extension(names, False)
         return Pair(builder.sign(self.pair.key, hashes.SHA256()), key)
 
+    def crl(
+        self,
+        *,
+        denied: Sequence[str] = (),
+        serials: Sequence[int] = (),
+        number: int | None = 1,
+        starts_in_s: int = -60,
+        lasts_s: int = 86400,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ) -> bytes:
+        """A PEM list that names revoked nodes and certificates.
+
+        ``extensions``: further ones, as (value, critical).
+        """
+        start = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(seconds=starts_in_s)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.pair.certificate.subject)
+            .last_update(start)
+            .next_update(start + dt.timedelta(seconds=lasts_s))
+        )
+        if number is not None:
+            builder = builder.add_extension(x509.CRLNumber(number), False)
+        if denied:
+            value = _utf8_string("\n".join(denied))
+            builder = builder.add_extension(x509.UnrecognizedExtension(DENIED_NAMES, value), False)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(start)
+            builder = builder.add_revoked_certificate(entry.build())
+        signed = builder.sign(self.pair.key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
 
 def self_signed(
     name: str, *, kind: KeyType = KeyType.RSA_2048, starts_in_s: int = -3600, lasts_s: int = 86400
@@ -161,6 +199,16 @@ def _builder(
         .not_valid_after(start + dt.timedelta(seconds=lasts_s))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
     )
+
+
+def _utf8_string(text: str) -> bytes:
+    """DER."""
+    content = text.encode()
+    size = len(content)
+    if size < 0x80:
+        return bytes((0x0C, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((0x0C, 0x80 | len(length))) + length + content
 
 
 def _usage(*, certificates: bool) -> x509.KeyUsage:
