@@ -61,7 +61,7 @@ WRONG: dict[str, tuple[Identity, str]] = {
         identity_of(issue(authority=Authority(issue("lab", subject=CA.pair.certificate.subject)))),
         "none of the trusted",
     ),
-    "expired": (identity_of(issue(starts_in_s=-100, lasts_s=50)), "it ended"),
+    "expired": (identity_of(issue(starts_in_s=-86400, lasts_s=3600)), "it ended"),
     "from tomorrow on": (identity_of(issue(starts_in_s=86400)), "check this node's clock"),
 }
 
@@ -74,7 +74,7 @@ def test_identity_with_a_flaw_is_never_installed(identity: Identity, reason: str
 
 
 def test_root_that_has_ended_vouches_for_nobody() -> None:
-    ended = Authority.create(kind=KeyType.P256, starts_in_s=-100, lasts_s=50)
+    ended = Authority.create(kind=KeyType.P256, starts_in_s=-86400, lasts_s=3600)
     with pytest.raises(EnrolmentError, match="its root ended"):
         check(identity_of(issue(authority=ended), ended), "node", NOW)
 
