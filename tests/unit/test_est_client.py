@@ -105,9 +105,9 @@ def test_silence_that_was_asked_for_is_waited_for(
 ) -> None:
     (tmp_path / "bundle.pem").write_bytes(DESK.authority.pem)
     trusting = Credentials(tmp_path / "bundle.pem")
-    monkeypatch.setattr(est, "_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(est, "_TOTAL_S", 0.5)
-    with answering(b"H", http("304 Not Modified")[1:], pause_s=0.9) as server:
+    monkeypatch.setattr(est, "_TIMEOUT_S", 0.7)
+    monkeypatch.setattr(est, "_TOTAL_S", 0.7)
+    with answering(b"H", http("304 Not Modified")[1:], pause_s=1.0) as server:
         assert server.lists(trusting, '"known"') is None
     with answering(http("304 Not Modified")) as server, pytest.raises(EnrolmentError, match="304"):
         server.lists(trusting, None)
