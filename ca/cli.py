@@ -13,14 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from ca import backup, directory, office, report, roots
 from ca.csr import KeyKind
 from ca.desk import LocalDesk
 from ca.errors import CaError, UsageError
 from ca.files import RealFiles
+from ca.requests import crls_pem
 from ca.rollover import Step, survey
 from ca.settings import CaSettings
 from ca.store import Store, rebuild_head
@@ -256,8 +254,7 @@ def _show(flags: argparse.Namespace) -> int:
         print(directory.bundle_pem(open_desk(flags.state)).decode(), end="")
         return 0
     if flags.crl:
-        crl = x509.load_der_x509_crl(open_desk(flags.state).crl())
-        print(crl.public_bytes(Encoding.PEM).decode(), end="")
+        print(crls_pem(open_desk(flags.state).crls()).decode(), end="")
         return 0
     store, now = open_store(flags.state), wall_clock()
     if flags.chassis is None:

@@ -102,15 +102,8 @@ class LocalDesk:
         """See ``Desk``."""
         return self._newest().cross
 
-    def crl(self) -> bytes:
-        """See ``Desk``."""
-        return self._newest().crls[0]
-
     def crls(self) -> tuple[bytes, ...]:
-        """The same CRL by each root of the bundle, for those who know one root only.
-
-        NSS, too, checks a certificate against the CRL that its own issuer's key signed.
-        """
+        """See ``Desk``."""
         return self._newest().crls
 
     def server_certificate(

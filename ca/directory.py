@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.csr import MAX_CSR_BYTES
 from ca.errors import StoreError, UsageError
-from ca.requests import ByOperator, Desk, RequestDenied
+from ca.requests import ByOperator, Desk, RequestDenied, crls_pem
 
 _PUBLIC_FILE = 0o644
 
@@ -60,6 +60,7 @@ def sign_directory(desk: Desk, source: Path, target: Path, *, replace: bool) -> 
             (target / f"{name}.denied").unlink()
         results.append(Result(name))
     _write(target / "bundle.pem", bundle_pem(desk))
+    _write(target / "crl.pem", crls_pem(desk.crls()))
     return results
 
 

@@ -6,7 +6,7 @@
 | GET /.well-known/est/csrattrs | anybody | 204: nothing is asked for |
 | POST /.well-known/est/simpleenroll | a join token (HTTP Basic) | the certificate |
 | POST /.well-known/est/simplereenroll | the present certificate (TLS) | the certificate |
-| GET /crl | anybody | the newest CRL (DER), also the deny-list of nodes |
+| GET /crl | anybody | the newest CRL of each root (PEM), also the deny-list of nodes |
 | POST /ovn-ipsec/bundle | the present certificate | 204; body: digest of the bundle trusted |
 
 Beyond the RFC: ``cacerts`` names the root that signs now in ``OVN-IPsec-Signing-Root`` (SHA-256),
@@ -43,7 +43,15 @@ from cryptography.x509.oid import NameOID
 from ca.errors import CaError, StoreError
 from ca.est_http import Handler, HttpServer, Limits, Request, Response
 from ca.est_tls import TlsMaterial, TlsSource, server_context
-from ca.requests import ByCertificate, ByToken, CaBusy, Desk, RequestDenied, Requester
+from ca.requests import (
+    ByCertificate,
+    ByToken,
+    CaBusy,
+    Desk,
+    RequestDenied,
+    Requester,
+    crls_pem,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +78,7 @@ class EstFrontEnd:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="desk")
         self._waiting = 0
         self._cacerts = _Watched(lambda: self._run(self._roots_and_links))
-        self._crl = _Watched(lambda: self._run(lambda: (desk.crl(),)))
+        self._crl = _Watched(lambda: self._run(desk.crls))
         self._routes: dict[str, tuple[str, Handler]] = {
             f"{EST}/cacerts": ("GET", self._get_cacerts),
             f"{EST}/csrattrs": ("GET", self._get_csrattrs),
@@ -121,8 +129,9 @@ class EstFrontEnd:
         return Response(HTTPStatus.NO_CONTENT)
 
     async def _get_crl(self, request: Request) -> Response:
-        (crl,) = await self._crl.read(request)
-        return _tagged(request, _tag((crl,)), crl, (("Content-Type", "application/pkix-crl"),))
+        crls = await self._crl.read(request)
+        headers = (("Content-Type", "application/x-pem-file"),)
+        return _tagged(request, _tag(crls), crls_pem(crls), headers)
 
     async def _enroll(self, request: Request) -> Response:
         requester = _token(request.headers.get("authorization", ""))

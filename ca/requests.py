@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from ca.errors import CaError
 
 
@@ -91,8 +94,11 @@ class Desk(Protocol):
         For ``/cacerts`` and TLS chains, never for the node's bundle. Empty out of a roll-over.
         """
 
-    def crl(self) -> bytes:
-        """The newest CRL, of the root that signs now (DER), names of revoked nodes included.
+    def crls(self) -> tuple[bytes, ...]:
+        """The newest CRL by each root (DER), in the order of ``bundle``.
+
+        All say the same, names of revoked nodes included: who knows one root only believes its
+        own. NSS, too, checks a certificate against the CRL that its issuer's key signed.
 
         Cheap; changes when a node is revoked or admitted again, and now and then by age.
         """
@@ -130,3 +136,8 @@ SERVER_NAME = "ovn-ipsec authority"
 def bundle_digest(bundle: tuple[bytes, ...]) -> str:
     """Names a set of roots, whatever their order: SHA-256 (hex) over their sorted SHA-256."""
     return sha256(b"".join(sorted(sha256(der).digest() for der in bundle))).hexdigest()
+
+
+def crls_pem(crls: tuple[bytes, ...]) -> bytes:
+    """CRLs as one PEM text."""
+    return b"".join(x509.load_der_x509_crl(der).public_bytes(Encoding.PEM) for der in crls)

@@ -34,6 +34,7 @@ from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.drivers.nss import Nss
 from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
+from ovn_ipsec.identity.denylist import build_deny_list
 from ovn_ipsec.identity.generations import Generations
 from ovn_ipsec.identity.model import Level
 from ovn_ipsec.identity.node import build_enrolment, run, run_once
@@ -220,6 +221,12 @@ def _enroll(argv: Sequence[str]) -> int:
     try:
         enrolment = build_enrolment(settings, generations, wall_clock)
         if not settings.once:
+            deny_list = build_deny_list(settings, enrolment.credentials)
+            # A daemon: it may be waiting for an answer when the process is told to end.
+            follower = threading.Thread(
+                target=deny_list.follow, args=(stop.wait,), name="deny-list", daemon=True
+            )
+            follower.start()
             run(enrolment, wall_clock, stop.wait)
             return 0
         decision = run_once(enrolment, wall_clock, stop.wait, settings.timeout_s)

@@ -37,12 +37,13 @@ class FakeDesk:
         self.secrets_seen: set[str] = set()
         self.acknowledged: list[tuple[str, str]] = []
         self.answers: dict[tuple[str, bytes], bytes] = {}
-        self.crl_text = b"crl 1"
         self.leaf_life_s = LIFE_S
         self.leaf_age_s = 0
         """How old a certificate is when it is signed: 0, or as if time had passed since."""
         self.signed = 0
         self._used: dict[str, bytes] = {}
+        self._crls: dict[str, bytes] = {}
+        self._crl_number = 1
         self._lock = threading.Lock()
 
     @property
@@ -120,8 +121,17 @@ class FakeDesk:
     def cross(self) -> tuple[bytes, ...]:
         return ()
 
-    def crl(self) -> bytes:
-        return self.crl_text
+    def crls(self) -> tuple[bytes, ...]:
+        with self._lock:
+            return tuple(self._crl(root) for root in self.roots)
+
+    def _crl(self, root: Authority) -> bytes:
+        name = root.pair.fingerprint
+        if name not in self._crls:
+            pem = root.crl(denied=sorted(self.revoked), number=self._crl_number)
+            der = x509.load_pem_x509_crl(pem).public_bytes(serialization.Encoding.DER)
+            self._crls[name] = der
+        return self._crls[name]
 
     def server_certificate(
         self, public_key_der: bytes, names: tuple[str, ...]
@@ -150,8 +160,10 @@ class FakeDesk:
         return secret
 
     def revoke(self, chassis_id: str) -> None:
-        self.revoked.add(chassis_id)
-        self.crl_text += b" " + chassis_id.encode()
+        with self._lock:
+            self.revoked.add(chassis_id)
+            self._crl_number += 1
+            self._crls.clear()
 
     def token_text(self, chassis_id: str) -> str:
         """A new join token as the node gets it."""

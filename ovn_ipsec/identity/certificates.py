@@ -23,6 +23,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _CHASSIS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """What the agent takes as a name, too."""
 
+_CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -155,6 +157,36 @@ def issuer_of(
         if _is_root(root):
             return root
     return None
+
+
+def signed_lists(pem: bytes, bundle: tuple[x509.Certificate, ...]) -> tuple[bytes, int]:
+    """The CRLs of a PEM text that a root of the bundle signed, and how many another one signed.
+
+    Those are left out, not refused: at the begin of a roll-over the new root signs a list before
+    every node trusts it, and no node may miss what is revoked then. Raises EnrolmentError: there
+    is something else than CRLs in it, or none that counts.
+    """
+    blocks: list[bytes] = _CRL_BLOCK.findall(pem)
+    if not blocks or _CRL_BLOCK.sub(b"", pem).strip():
+        raise EnrolmentError("this is no text of PEM CRLs and nothing else")
+    try:
+        lists = [x509.load_pem_x509_crl(block) for block in blocks]
+        good = [each for each in lists if any(_signed(each, root) for root in bundle)]
+    except _UNREADABLE as error:
+        raise EnrolmentError("one of the CRLs cannot be read") from error
+    if not good:
+        raise EnrolmentError("none of the trusted roots signed one of the CRLs")
+    text = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in good)
+    return text, len(lists) - len(good)
+
+
+def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:
+    key = root.public_key()
+    if crl.issuer != root.subject or not isinstance(
+        key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    ):
+        return False
+    return _is_root(root) and crl.is_signature_valid(key)
 
 
 def problems(identity: Identity, name: str, now: datetime | None) -> tuple[str, ...]:

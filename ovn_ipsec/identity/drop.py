@@ -1,8 +1,8 @@
 """The directory way: a request is dropped, a certificate picked up, for air gaps and Ansible.
 
-``NAME.csr`` (PEM) is written by this node; ``NAME.crt`` and ``bundle.pem``, or ``NAME.denied``,
-are put there by whoever carries them, as ``ovn-ipsec-ca sign --directory`` makes them. Who may
-write to the directory decides whom this node trusts.
+``NAME.csr`` (PEM) is written by this node; ``NAME.crt`` or ``NAME.denied``, ``bundle.pem`` and
+``crl.pem`` are put there by whoever carries them, as ``ovn-ipsec-ca sign --directory`` makes them.
+Who may write to the directory decides whom this node trusts.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 
 from ovn_ipsec.errors import BusyError, EnrolmentError
 from ovn_ipsec.identity.certificates import load_certificate, load_roots, request_pem, roots_among
+from ovn_ipsec.identity.est import Credentials, Lists
 
 BUNDLE = "bundle.pem"
+CRL = "crl.pem"
 _LOOK_S = 5.0
 _MAX_FILE_BYTES = 1 << 20
 
@@ -57,6 +60,14 @@ class DropDirectory:
         if not roots:
             raise EnrolmentError(f"{path}: holds no root")
         return roots
+
+    def lists(self, own: Credentials, known: str | None) -> Lists | None:
+        """The CRLs. None: there are no others than those of the tag, or none at all."""
+        found = _content(self._directory / CRL)
+        if found is None:
+            return None
+        tag = sha256(found).hexdigest()
+        return None if tag == known else Lists(found, tag)
 
     def _put(self, path: Path, data: bytes) -> None:
         """Others see the whole file or none."""

@@ -44,7 +44,10 @@ _ANSWER_MOST_BYTES = 1 << 20
 _TIMEOUT_S = 15.0
 _TOTAL_S = 60.0
 _RETRY_S = 30.0
+_POLL_S = 50
+"""How long the deny-list's answer may be held back; the authority grants 60."""
 _REASON_MOST = 300
+_NOT_MODIFIED = 304
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,15 @@ class Credentials:
     bundle: Path
     certificate: Path | None = None
     private_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The authority's CRLs, not checked yet."""
+
+    pem: bytes
+    tag: str | None
+    """Names this answer, for who asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,18 @@ class EstServer:
         """Tell the authority which bundle this node trusts."""
         self._ask("POST", "/ovn-ipsec/bundle", _trusting(own), body=digest.encode())
 
+    def lists(self, own: Credentials, known: str | None) -> Lists | None:
+        """The CRLs. With the tag of those that are known: None when there are no others.
+
+        That takes its time: the authority answers when there are, within half a second.
+        """
+        headers = {"If-None-Match": known, "Prefer": f"wait={_POLL_S}"} if known else {}
+        wait_s = _POLL_S if known else 0
+        answer = self._ask("GET", "/crl", _trusting(own), headers=headers, wait_s=wait_s)
+        if answer.status == _NOT_MODIFIED:
+            return None
+        return Lists(answer.body, answer.headers.get("etag"))
+
     def _roots(self, context: ssl.SSLContext, *, verified: bool = True) -> Roots:
         answer = self._ask("GET", f"{_EST}/cacerts", context, verified=verified)
         roots = roots_among(self._certificates(answer))
@@ -163,14 +187,17 @@ class EstServer:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         verified: bool = True,
+        wait_s: float = 0.0,
     ) -> _Answer:
+        """``wait_s``: for so long the server was told that it may be silent."""
         connection = _Connection(self._host, self._port, self._server_name, context)
         # Each read has a timeout, but a server may send a byte now and then for ever.
-        watchdog = threading.Timer(_TOTAL_S, connection.abort)
+        watchdog = threading.Timer(_TOTAL_S + wait_s, connection.abort)
         watchdog.daemon = True
         watchdog.start()
         try:
             connection.connect()
+            connection.sock.settimeout(_TIMEOUT_S + wait_s)
             if verified:
                 self._check_server(connection.sock)
             connection.request(method, path, body, dict(headers or {}))
@@ -189,7 +216,8 @@ class EstServer:
         finally:
             watchdog.cancel()
             connection.close()
-        self._check_status(path, answer)
+        if not (answer.status == _NOT_MODIFIED and headers and "If-None-Match" in headers):
+            self._check_status(path, answer)
         return answer
 
     def _check_server(self, secured: socket.socket) -> None:

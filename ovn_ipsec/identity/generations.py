@@ -5,6 +5,7 @@
     lock                        held by the one process that may change anything
     pending/                    key.pem and request.der, waiting for the certificate
     generation-7/               private-key.pem, certificate.pem, ca-bundle.pem
+    crl.pem                     the deny-list (ovn_ipsec.identity.denylist)
     state.json                  how it goes, for people and monitoring
     .new-*, .old-*              what a crash left behind; deleted at the next start
 

@@ -85,7 +85,7 @@ class Parts:
 
 
 class Enrolment:
-    """One node's. Not thread-safe."""
+    """One node's. Not thread-safe, but for ``credentials``."""
 
     def __init__(
         self, parts: Parts, key_kind: KeyKind = KeyKind.RSA_3072, timing: Timing | None = None
@@ -96,6 +96,11 @@ class Enrolment:
         self._memory = Memory()
         self._said: tuple[Level, str] | None = None
         self._state = ""
+        self._own: Credentials | None = None
+
+    def credentials(self) -> Credentials | None:
+        """Of the identity in use, None while there is none. May be called from any thread."""
+        return self._own
 
     def step(self) -> Decision:
         """Look, decide, and do one thing; with no action in the decision nothing is due."""
@@ -103,8 +108,10 @@ class Enrolment:
         facts = self._facts()
         decision = plan(facts, self._memory, now, self._timing)
         self._publish(facts, decision, now)
+        current = decision.current
+        self._own = self._credentials(current.number) if current else None
         if decision.action is not None:
-            self._take(decision.action, facts, decision.current, now)
+            self._take(decision.action, facts, current, now)
         return decision
 
     def _facts(self) -> Facts:

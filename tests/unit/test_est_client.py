@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ca.est_tls import SelfIssued, server_context
 from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError
 from ovn_ipsec.identity import est
-from ovn_ipsec.identity.est import EstServer
+from ovn_ipsec.identity.est import Credentials, EstServer
 from ovn_ipsec.identity.node import read_token
 from ovn_ipsec.identity.token import parse_token
 from tests.est_server import HOST
@@ -98,6 +98,19 @@ def test_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         server = EstServer(f"https://{HOST}:{listener.getsockname()[1]}")
         with pytest.raises(EnrolmentError, match="timed out"):
             server.roots(ROOT)
+
+
+def test_silence_that_was_asked_for_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle.pem").write_bytes(DESK.authority.pem)
+    trusting = Credentials(tmp_path / "bundle.pem")
+    monkeypatch.setattr(est, "_TIMEOUT_S", 0.7)
+    monkeypatch.setattr(est, "_TOTAL_S", 0.7)
+    with answering(b"H", http("304 Not Modified")[1:], pause_s=1.0) as server:
+        assert server.lists(trusting, '"known"') is None
+    with answering(http("304 Not Modified")) as server, pytest.raises(EnrolmentError, match="304"):
+        server.lists(trusting, None)
 
 
 def test_refusal_says_why_in_one_printable_line() -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.errors import StoreError
 from ca.est_http import Limits
-from ca.requests import CaBusy, bundle_digest
+from ca.requests import CaBusy, bundle_digest, crls_pem
 from tests.est_server import EST, HOST, RunningServer, csr_for, est_server
 from tests.fake_desk import FakeDesk
 from tests.real_desk import RealDesk
@@ -226,10 +226,10 @@ def test_busy_desk_and_full_disk_say_when_to_come_again(
 def test_fault_in_the_desk_ends_one_request_and_tells_nothing(
     desk: FakeDesk, server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> bytes:
+    def broken() -> tuple[bytes, ...]:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(desk, "crl", broken)
+    monkeypatch.setattr(desk, "crls", broken)
     answer = server.ask("GET", "/crl")
     assert (answer.status, answer.body) == (500, b"")
     assert server.ask("GET", f"{EST}/cacerts").status == 200
@@ -257,10 +257,25 @@ def test_node_that_waits_hears_of_a_revocation_at_once(counter: Counter, tmp_pat
     revoke.start()
     begin = time.monotonic()
     answer = server.ask("GET", "/crl", headers=wait, context=context)
-    assert (answer.status, answer.body) == (200, desk.crl())
+    assert (answer.status, answer.body) == (200, crls_pem(desk.crls()))
     assert time.monotonic() - begin < 5
     wait = {"If-None-Match": answer.headers["ETag"], "Prefer": "wait=0"}
     assert server.ask("GET", "/crl", headers=wait, context=context).status == 304
+
+
+def test_deny_list_is_signed_by_every_root(counter: Counter) -> None:
+    desk, server = counter.desk, counter.server
+    before = server.ask("GET", "/crl")
+    desk.roll_over()
+    answer = server.ask("GET", "/crl")
+    assert answer.headers["Content-Type"] == "application/x-pem-file"
+    assert answer.headers["ETag"] != before.headers["ETag"]
+    lists = [part for part in answer.body.split(b"-----END X509 CRL-----\n") if part]
+    for root, text in zip(desk.bundle(), lists, strict=True):
+        crl = x509.load_pem_x509_crl(text + b"-----END X509 CRL-----\n")
+        public = x509.load_der_x509_certificate(root).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        assert crl.is_signature_valid(public)
 
 
 def test_body_of_four_megabytes_is_refused_whether_announced_or_not(

@@ -64,6 +64,7 @@ def test_directory_is_answered_with_certificates_and_reasons_and_may_run_again(
     assert "names 'other'" in (target / "bad.denied").read_text()
     assert not (target / "bad.crt").exists() and not (target / "link.crt").exists()
     bundle = x509.load_pem_x509_certificates((target / "bundle.pem").read_bytes())
+    assert x509.load_pem_x509_crl((target / "crl.pem").read_bytes()).issuer == bundle[0].subject
     x509.load_pem_x509_certificate(first).verify_directly_issued_by(bundle[0])
     capsys.readouterr()
     assert main(["list", "--state", state, "--denied", "--json"]) == 0
