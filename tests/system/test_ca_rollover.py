@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, wait_at_rest
+from tests.system.pairs import UP_TIMEOUT_S, Pair, sa_serials, settle, start_closed, wait_at_rest
 from tools.lab.container import wait_until
 from tools.lab.identity import CA_CERT, install_identity, write_identity
 from tools.lab.lab import Lab
@@ -28,7 +28,7 @@ def pair(lab: Lab) -> Iterator[Pair]:
     for node in (a, b):
         install_identity(node, OLD.issue(node.name), OLD)
         node.start_pluto()
-        node.start_agent()
+        start_closed(node, "--no-restart-ike-daemon")  # the scenario restarts pluto
     since = lab.wire.mark()
     with lab.traffic(a, b) as traffic:
         a.add_tunnel("tun-b", b.ipv4, remote_name="b")
