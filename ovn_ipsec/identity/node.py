@@ -95,6 +95,7 @@ class Enrolment:
         self._timing = timing or Timing()
         self._memory = Memory()
         self._said: tuple[Level, str] | None = None
+        self._said_of_token = ""
         self._state = ""
         self._own: Credentials | None = None
 
@@ -155,7 +156,11 @@ class Enrolment:
         try:
             token = read_token(path)
         except EnrolmentError as error:
-            _LOG.debug("%s", error)
+            # That it is gone is nothing to tell: it may be deleted after its use.
+            said = str(error) if path.exists() else ""
+            if said and said != self._said_of_token:
+                _LOG.warning("%s: %s", path, said)
+            self._said_of_token = said
             return None
         return token if token.chassis_id.lower() == chassis_id.lower() else None
 

@@ -45,7 +45,8 @@ class AuthorityHost:
         self._host.kill_all(9, "ca.cli serve")
 
     def token(self, chassis: str) -> str:
-        return self._command("token", chassis).strip()
+        said = self._command("token", chassis).splitlines()  # the rest is for people
+        return next(line for line in said if line.startswith(f"{chassis}."))
 
     def _command(self, action: str, *words: str) -> str:
         return self._host.run(self._argv(action, *words), environment=ENVIRONMENT)
