@@ -30,5 +30,5 @@ mkdir -p "$new/run/netns"
 ip link set lo up
 cd /
 exec chroot "$new" /usr/bin/env -i PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    HOME=/root LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 \
+    ${CI:+CI="$CI"} HOME=/root LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONPATH=/src PYTHONDONTWRITEBYTECODE=1 \
     sh -c 'cd /src && exec "$@"' sh "$@"
