@@ -112,7 +112,7 @@ class Enrolment:
         current = decision.current
         self._own = self._credentials(current.number) if current else None
         if decision.action is not None:
-            self._take(decision.action, facts, current, now)
+            self._take(decision.action, facts, current)
         return decision
 
     def _facts(self) -> Facts:
@@ -164,11 +164,9 @@ class Enrolment:
             return None
         return token if token.chassis_id.lower() == chassis_id.lower() else None
 
-    def _take(
-        self, action: Action, facts: Facts, current: Generation | None, now: datetime
-    ) -> None:
+    def _take(self, action: Action, facts: Facts, current: Generation | None) -> None:
         try:
-            self._do(action, facts, now)
+            self._do(action, facts)
         except EnrolmentError as error:
             refused = isinstance(error, RefusedError)
             window = current.not_after - renewal_moment(current) if current else None
@@ -188,9 +186,9 @@ class Enrolment:
                 # The same request would be refused for ever; the next is for another key.
                 self._parts.generations.drop_pending()
         else:
-            self._memory = after_success(self._memory, action, now)
+            self._memory = after_success(self._memory, action, self._parts.clock())
 
-    def _do(self, action: Action, facts: Facts, now: datetime) -> None:
+    def _do(self, action: Action, facts: Facts) -> None:
         generations = self._parts.generations
         match action:
             case Prepare(name):
@@ -205,16 +203,19 @@ class Enrolment:
                 self._parts.database.set_other_config(generations.paths(number))
                 _LOG.info("OVSDB names generation %d of this node's identity", number)
             case Obtain():
-                self._obtain(action, facts.chassis_id or "", now)
+                self._obtain(action, facts.chassis_id or "")
             case RefreshBundle(current):
-                self._refresh(current, now)
+                self._refresh(current)
             case Acknowledge(current, digest):
                 if self._parts.server is not None:
                     self._parts.server.acknowledge(digest, self._credentials(current))
 
-    def _obtain(self, action: Obtain, name: str, now: datetime) -> None:
+    def _obtain(self, action: Obtain, name: str) -> None:
         waiting = self._parts.generations.waiting_request()
         certificate, roots = self._answer(action, waiting.csr_der, name)
+        now = (
+            self._parts.clock()
+        )  # of the answer: the certificate may be younger than the question
         self._memory = after_bundle(self._memory, roots.signing_root, now)
         identity = Identity(waiting.key_pem, certificate, roots.bundle)
         check(identity, name, now)
@@ -239,13 +240,14 @@ class Enrolment:
         der = server.enroll(csr_der, token, root)
         return load_certificate(der), server.roots(root)
 
-    def _refresh(self, current: int, now: datetime) -> None:
+    def _refresh(self, current: int) -> None:
         if self._parts.drop is not None:
             roots = Roots(self._parts.drop.bundle(), None)
         elif self._parts.server is not None:
             roots = self._parts.server.roots(self._credentials(current))
         else:
             return
+        now = self._parts.clock()
         self._memory = after_bundle(self._memory, roots.signing_root, now)
         present = self._parts.generations.load(current)
         if bundle_digest(roots.bundle) == bundle_digest(present.bundle):

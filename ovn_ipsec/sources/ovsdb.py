@@ -25,7 +25,8 @@ from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
 from ovn_ipsec.errors import SourceError
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
-from ovn_ipsec.sources.ovsdb_schema import SchemaRequest, checked_schema
+from ovn_ipsec.sources.ovsdb_request import OneRequest
+from ovn_ipsec.sources.ovsdb_schema import checked_schema, schema_request
 
 _log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class OvsdbSource:
     def __init__(self, remote: str) -> None:
         """``remote`` as ovsdb(7) has it, e.g. ``unix:/run/openvswitch/db.sock``."""
         self._remote = remote
-        self._request: SchemaRequest | None = None
+        self._request: OneRequest | None = None
         self._idl: _VswitchIdl | None = None
         self._snapshot: Snapshot = (NodeFact(), ())
         self._in_sync = False
@@ -246,7 +247,7 @@ class OvsdbSource:
             if now_ms < self._retry_at_ms:
                 return
             self._deadline_ms = now_ms + _ANSWER_MS
-            self._request = SchemaRequest(self._remote)
+            self._request = schema_request(self._remote)
         answer = self._request.run()
         if answer is None:
             self._check_deadline()

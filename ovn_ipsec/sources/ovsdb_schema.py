@@ -1,13 +1,11 @@
-"""What of Open vSwitch's schema is read, and the question to a server whether it has that.
+"""What of Open vSwitch's schema is read, and whether a server has that.
 
-Asked on every new connection, before anything is monitored: a server with another schema (an
+Checked on every new connection, before anything is monitored: a server with another schema (an
 upgrade, an unrelated database on the socket) then gives a named error instead of a half copy.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from enum import Enum
 from typing import Any
 
@@ -15,13 +13,9 @@ import ovs.db.error
 import ovs.db.idl
 import ovs.db.schema
 import ovs.db.types
-import ovs.jsonrpc
-import ovs.poller
-import ovs.stream
 
 from ovn_ipsec.errors import SourceError
-
-DATABASE = "Open_vSwitch"
+from ovn_ipsec.sources.ovsdb_request import DATABASE, OneRequest
 
 
 class _Kind(Enum):
@@ -81,67 +75,6 @@ def checked_schema(remote: str, schema_json: Any) -> Any:
     return helper
 
 
-def _reason(code: int) -> str:
-    if code == errno.ENOENT:
-        return "no such socket"
-    if code < 0:
-        return "the connection was closed"
-    return os.strerror(code).lower()
-
-
-class SchemaRequest:
-    """One question for the schema on a connection of its own; never blocks."""
-
-    def __init__(self, remote: str) -> None:
-        """Start to connect; SourceError when that fails at once."""
-        self._remote = remote
-        self._connection: Any = None
-        code, self._stream = ovs.stream.Stream.open(remote)
-        if code:
-            raise self._unreachable(code)
-
-    def _unreachable(self, code: int) -> SourceError:
-        return SourceError(
-            f"OVSDB {self._remote}: cannot connect: {_reason(code)}; is ovsdb-server running, and "
-            "is this its socket?"
-        )
-
-    def run(self) -> Any:
-        """The schema as JSON when the answer is there, else None; SourceError when it failed."""
-        if self._connection is None:
-            code = self._stream.connect()
-            if code == errno.EAGAIN:
-                return None
-            if code:
-                raise self._unreachable(code)
-            self._connection = ovs.jsonrpc.Connection(self._stream)
-            self._connection.send(ovs.jsonrpc.Message.create_request("get_schema", [DATABASE]))
-        self._connection.run()
-        while True:
-            code, message = self._connection.recv()
-            if code == errno.EAGAIN:
-                return None
-            if code:
-                raise self._unreachable(code)
-            if message.type == ovs.jsonrpc.Message.T_REPLY:
-                return message.result
-            if message.type == ovs.jsonrpc.Message.T_ERROR:
-                raise SourceError(
-                    f"OVSDB {self._remote}: the server has no database {DATABASE}; is this Open "
-                    "vSwitch's own socket (db.sock), not OVN's?"
-                )
-
-    def wait(self, poller: Any) -> None:
-        """Have ``poller`` wake up when ``run`` has something to do."""
-        if self._connection is None:
-            self._stream.connect_wait(poller)
-        else:
-            self._connection.wait(poller)
-            self._connection.recv_wait(poller)
-
-    def close(self) -> None:
-        """Close the connection; the object is of no further use."""
-        if self._connection is not None:
-            self._connection.close()
-        else:
-            self._stream.close()
+def schema_request(remote: str) -> OneRequest:
+    """Ask for the schema; SourceError when that fails at once."""
+    return OneRequest(remote, "get_schema", [DATABASE])

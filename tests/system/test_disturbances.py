@@ -41,6 +41,13 @@ def _connections(node: Node) -> list[str]:
     return sorted(set(names))
 
 
+def _revivals(pair: Pair) -> int:
+    """How often the two plutos began to negotiate by themselves, because of an earlier failure."""
+    logs = [node.read_file("/var/log/pluto.log") for node in (pair.a, pair.b)]
+    signs = ("must remain up per local policy", "starting keying attempt")
+    return sum(log.count(sign) for log in logs for sign in signs)
+
+
 def _kill_and_start(node: Node) -> None:
     node.kill_pluto()
     settle(1)
@@ -98,7 +105,9 @@ def test_mended_psk_heals_in_time(pair: Pair, end: str) -> None:
     node = pair.node(end)
     name = f"tun-{pair.peer(node).name}"
     node.vsctl("set", "interface", name, "options:psk=wrong")
-    settle(6)
+    # Until the other end tries less often: two ends that start in the same moment cross, and that
+    # can block pluto 4.10 for 15 s.
+    settle(10)
     node.vsctl("set", "interface", name, f'options:psk="{PSK}"')
     pair.heals_within(HEAL_S, time.monotonic())
 
@@ -107,11 +116,17 @@ def test_mended_psk_heals_in_time(pair: Pair, end: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_restarted_agent_touches_no_sa(pair: Pair, end: str, number: signal.Signals) -> None:
     node = pair.node(end)
-    before = wait_at_rest(node)[node.name]
-    names, start = _connections(node), time.monotonic()
-    node.kill_agent(number)
-    node.start_agent()
-    settle(5)
+    for _attempt in range(3):
+        revivals = _revivals(pair)
+        before = wait_at_rest(node)[node.name]
+        names, start = _connections(node), time.monotonic()
+        node.kill_agent(number)
+        node.start_agent()
+        settle(5)
+        if _revivals(pair) == revivals:
+            break
+        # pluto itself came back to a failure of an earlier scenario: look again.
+    assert _revivals(pair) == revivals
     assert sa_serials(node) == before
     assert _connections(node) == names
     assert pair.traffic.lost(start) == 0

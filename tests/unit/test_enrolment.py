@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -156,6 +157,24 @@ def check_whole(node: Node) -> None:
         except Exception:  # noqa: BLE001, S112 (another root may fit)
             continue
     pytest.fail("no root fits")
+
+
+def test_certificate_younger_than_the_question_is_taken_at_once(
+    node: Node, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.offset = -dt.timedelta(hours=1)
+    enroll = EstServer.enroll
+
+    def an_hour_later(server: EstServer, *rest: Any) -> bytes:
+        answer = enroll(server, *rest)
+        node.offset = dt.timedelta()
+        return answer
+
+    monkeypatch.setattr(EstServer, "enroll", an_hour_later)
+    with caplog.at_level(logging.DEBUG):
+        node.token_file.write_text(desk.token_text(node.database.external_ids["system-id"]))
+        assert node.run(timeout_s=7200).level is Level.OK
+    assert "not installed" not in caplog.text
 
 
 def test_node_with_a_token_gets_an_identity_that_ovsdb_names_in_one_transaction(
