@@ -174,11 +174,23 @@ def _ca_certificate(
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs=True, rsa_key=False), critical=True)
+        .add_extension(_within_organization(subject), critical=True)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False
         )
     )
     return builder.sign(by, signature_hash(by))
+
+
+def _within_organization(subject: x509.Name) -> x509.NameConstraints:
+    """Whoever is told to trust this root trusts it for subjects of its organization alone.
+
+    RFC 5280, 4.2.1.10. NSS (3.87, 3.110) and OpenSSL hold to it. Host names and addresses stay
+    open: a front end's certificate has some.
+    """
+    organization = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    permitted = x509.DirectoryName(x509.Name(organization))
+    return x509.NameConstraints(permitted_subtrees=[permitted], excluded_subtrees=None)
 
 
 def _leaf(
