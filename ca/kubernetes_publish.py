@@ -16,7 +16,9 @@ from ca.requests import crls_pem
 BUNDLE_KEY = "ca-bundle.pem"
 CRL_KEY = "crl.pem"
 _LOOK_S = 1.0
-_REPAIR_S = 30.0
+_HOUSE_S = 5.0
+"""At most until the next look: an operator's command may have begun a roll-over."""
+_REPAIR_S = 10.0
 """So often it is looked whether somebody else has changed the ConfigMap."""
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Publisher:
         while not stop.is_set():
             try:
                 if self._clock() >= house_at:
-                    house_at = self._clock() + self._desk.keep_house()
+                    house_at = self._clock() + min(self._desk.keep_house(), _HOUSE_S)
                 self.publish()
             except CaError as error:
                 _log.warning(

@@ -74,6 +74,7 @@ class Replica:
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``; then another replica may lead at once."""
+        _log.info("%s is waiting to lead", self._lease.identity)
         complained = False
         while not stop.is_set():
             try:

@@ -10,7 +10,7 @@ import sys
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ SIGNER_NAME = "ipsec.ovn.org/node"
 SIGNER = service_account(NAMESPACE, "ovn-ipsec-signer")
 AGENT = service_account(NAMESPACE, "ovn-ipsec-node")
 STRANGER = service_account("default", "builder")
+PLAIN = service_account(NAMESPACE, "default")
+"""Who was given nothing."""
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 SPACE = f"/api/v1/namespaces/{NAMESPACE}"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
@@ -112,7 +114,15 @@ class Cluster:
         binding = _object("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "test-node-agents")
         role = {**reference, "name": "test-node-agents"}
         self.admin.apply({**binding, "roleRef": role, "subjects": subjects})
-        for path in (CSRS, f"{SPACE}/secrets", f"{SPACE}/configmaps", LEASES, "/api/v1/nodes"):
+        for path in (
+            CSRS,
+            f"{SPACE}/secrets",
+            f"{SPACE}/configmaps",
+            LEASES,
+            f"{SPACE}/pods?gracePeriodSeconds=0",
+            "/api/v1/namespaces/default/pods?gracePeriodSeconds=0",
+            "/api/v1/nodes",
+        ):
             self.admin.delete(path)
         for node in self.nodes:
             self.annotate(node.name, node.chassis_id)
@@ -141,7 +151,7 @@ class Cluster:
 
     def ask(
         self,
-        who: Identity,
+        who: Identity | Client,
         chassis_id: str,
         *,
         signer: str = SIGNER_NAME,
@@ -157,7 +167,8 @@ class Cluster:
         }
         body = _object("certificates.k8s.io/v1", "CertificateSigningRequest", "")
         body["metadata"] = {"generateName": "ovn-ipsec-", "labels": {"ipsec.ovn.org/node": "n"}}
-        created = self.plane.client(who).create({**body, "spec": spec})
+        client = who if isinstance(who, Client) else self.plane.client(who)
+        created = client.create({**body, "spec": spec})
         return str(created["metadata"]["name"])
 
     def request(self, name: str) -> Json:
@@ -209,6 +220,23 @@ class Cluster:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def pod_token(self, pod: str, node: str, who: Identity = AGENT) -> Client:
+        """The agent's pod on a Node, and its own token from the API server."""
+        namespace, name = who.user.split(":")[2:]
+        body = _object("v1", "Pod", pod)
+        body["metadata"]["namespace"] = namespace
+        containers = [{"name": "agent", "image": "ovn-ipsec:latest"}]
+        spec = {"serviceAccountName": name, "nodeName": node, "containers": containers}
+        created = self.admin.create({**body, "spec": spec})
+        account = _object("v1", "ServiceAccount", name)
+        account["metadata"]["namespace"] = namespace
+        self.admin.apply(account)
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": created["metadata"]["uid"]}
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        asked = {**review, "spec": {"boundObjectRef": bound}}
+        return replace(self.admin, token=self.admin.call("POST", path, asked)["status"]["token"])
 
     def client(self, who: Identity) -> Client:
         """Requests of this identity."""

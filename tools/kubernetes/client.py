@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,15 @@ class Client:
     ca: Path
     token: str = field(repr=False)
     timeout_s: float = TIMEOUT_S
+    headers: tuple[tuple[str, str], ...] = ()
+    """Besides the token: whom to impersonate."""
+
+    def acting_as(self, user: str, groups: tuple[str, ...], extra: dict[str, str]) -> Client:
+        """This identity, impersonating another one with what its token would say."""
+        headers = [("Impersonate-User", user), *(("Impersonate-Group", g) for g in groups)]
+        for key, value in extra.items():
+            headers.append((f"Impersonate-Extra-{urllib.parse.quote(key, safe='')}", value))
+        return replace(self, headers=tuple(headers))
 
     def call(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"
@@ -52,10 +61,13 @@ class Client:
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self.port, context=context, timeout=self.timeout_s
         )
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = [("Authorization", f"Bearer {self.token}"), ("Content-Type", kind)]
         try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, headers)
+            connection.putrequest(method, path)
+            for name, value in (*headers, ("Content-Length", str(len(data))), *self.headers):
+                connection.putheader(name, value)
+            connection.endheaders(data)
             response = connection.getresponse()
             text = response.read()
         finally:
