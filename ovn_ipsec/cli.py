@@ -3,6 +3,7 @@
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
+ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll}
+    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll, "render": _render}
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -235,6 +236,20 @@ def _enroll(argv: Sequence[str]) -> int:
     if not decision.in_place:
         raise EnrolmentError(decision.reason)
     return 3 if decision.level is Level.ALARM else 0
+
+
+def _render(argv: Sequence[str]) -> int:
+    """``ovn-ipsec render``: what is wrong with the manifest, or how to go on, in lines."""
+    try:
+        # Needs the YAML library, which the agent does without.
+        from ovn_ipsec.render.command import parse_render_arguments, render
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"render: {error.name} is not installed; pip install 'ovn-ipsec[render]'"
+        ) from error
+    for line in render(parse_render_arguments(argv)):
+        print(line)
+    return 0
 
 
 def _name_process() -> None:
