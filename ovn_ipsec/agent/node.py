@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from ovn_ipsec.agent.journal import Journal
+from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.guard import GENEVE
@@ -102,8 +103,10 @@ class Agent:
         *,
         may_start_ike: bool,
         guard_on_unknown: GuardMode,
+        pulse: Pulse | None = None,
     ) -> None:
         self._parts = parts
+        self._pulse = pulse or Pulse()
         self._policy = policy
         self._may_start_ike = may_start_ike
         self._guard_on_unknown = guard_on_unknown
@@ -146,6 +149,10 @@ class Agent:
         """Somebody asks for status: keep the snapshot young."""
         if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
             self._wakeups.wake()
+
+    def last_progress_s(self) -> float:
+        """When the loop last did something, on the monotonic clock; it sleeps for seconds."""
+        return self._pulse.last_s
 
     def request_refresh(self, timeout_s: float) -> bool:
         """Wait for a tick that began after this call; False when it took too long."""
@@ -195,6 +202,7 @@ class Agent:
             self._clean_up()
 
     def _turn(self) -> None:
+        self._pulse.beat()
         if self._parts.ovsdb.run() or self._files_changed():
             self._mark_dirty()
             self._rest_s = min(self._rest_s, REST_AFTER_STEPS_S)
@@ -399,6 +407,7 @@ class Agent:
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for kind, group in groupby(steps, key=_driver_of):
+            self._pulse.beat()
             batch = list(group)
             if kind == "guard":
                 outcomes += self._parts.guard.apply(

@@ -16,9 +16,10 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     GuardPort,
     InstalledCredential,
+    OwnCertificate,
     WantedTunnel,
 )
-from ovn_ipsec.model.facts import Facts
+from ovn_ipsec.model.facts import Facts, TunnelFact
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,19 @@ def build(
         guard=rules.guard if facts.in_sync else None,
         complete=facts.in_sync,
         problems=tuple(dict.fromkeys(problems)),
+        certificate=_own_certificate(facts, verdict, ipsec),
     )
+
+
+def _own_certificate(
+    facts: Facts, verdict: CredentialVerdict, asking: Collection[TunnelFact]
+) -> OwnCertificate | None:
+    own = facts.pki.certificate
+    by_ca = any("remote_name" in tunnel.options for tunnel in asking)
+    if own is None and all("psk" in tunnel.options for tunnel in asking):
+        return None
+    problem = verdict.ca_problem if by_ca else verdict.problem
+    return OwnCertificate(verdict.local_name, own.not_after if own else None, problem)
 
 
 def _withdraw(

@@ -79,9 +79,16 @@ class _Seen:
 class Libreswan:
     """The driver of one pluto. Not thread-safe."""
 
-    def __init__(self, paths: LibreswanPaths, *, command_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        paths: LibreswanPaths,
+        *,
+        command_timeout_s: float = 30.0,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``progress`` is called before each call of pluto: a thousand tunnels take many."""
         self._store = TunnelStore(paths)
-        self._pluto = Pluto(paths, command_timeout_s)
+        self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
 

@@ -166,3 +166,15 @@ def test_snapshot_is_dated_by_what_was_seen_not_by_the_end_of_the_steps(
     assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
     agent.request_exit(cleanup=False)
     thread.join(5)
+
+
+def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
+    thread = running(agent)
+    assert agent.request_refresh(10)
+    before = agent.last_progress_s()
+    deadline = time.monotonic() + 20
+    while agent.last_progress_s() == before:
+        assert time.monotonic() < deadline, "a sleep this long looks like death"
+        time.sleep(0.1)
+    agent.request_exit(cleanup=False)
+    thread.join(5)
