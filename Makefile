@@ -4,6 +4,7 @@
 #   make check      style, types, layers, unit tests; no root; under a minute
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   the same with the slow scenarios, on every lab root
+#   make test-kubernetes  the signer against a real API server, which is built once and kept
 #   make contract   the drivers against the real programs
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
 #   make demo       what the project does, shown on two nodes
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all contract system demo lab-shell lab-build lab-host clean
+.PHONY: check format test test-all test-kubernetes contract system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,7 +35,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check contract system
+test: check test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -42,6 +43,10 @@ test-all: check
 	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
 	    pytest --shards $(LAB_SHARDS) $(TESTS) || exit 1; \
 	done
+
+test-kubernetes: $(STAMP)
+	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
+	$(BIN)/python -m pytest -q tests/kubernetes -m "kubernetes and not slow"
 
 # The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
 contract: lab-host
