@@ -38,8 +38,9 @@ from ovn_ipsec.drivers.nss import Nss
 from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
 from ovn_ipsec.identity.denylist import build_deny_list
 from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.kubernetes import KubernetesWay
 from ovn_ipsec.identity.model import Level
-from ovn_ipsec.identity.node import build_enrolment, run, run_once
+from ovn_ipsec.identity.node import build_courier, build_enrolment, run, run_once
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
@@ -237,22 +238,37 @@ def _enroll(argv: Sequence[str]) -> int:
         level=logging.DEBUG if settings.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    stop = threading.Event()
+    stop, news = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        news.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
+
+    def wait(seconds: float) -> bool:
+        """Until there is something to do; True when the process shall end."""
+        news.wait(seconds)
+        news.clear()
+        return stop.is_set()
+
+    courier = build_courier(settings)
+    if isinstance(courier, KubernetesWay):
+        courier.on_news = news.set
     generations = Generations(settings.directory)
     try:
-        enrolment = build_enrolment(settings, generations, wall_clock)
+        enrolment = build_enrolment(settings, generations, wall_clock, courier)
         if not settings.once:
-            deny_list = build_deny_list(settings, enrolment.credentials)
+            deny_list = build_deny_list(settings, enrolment.credentials, courier)
             # A daemon: it may be waiting for an answer when the process is told to end.
             follower = threading.Thread(
                 target=deny_list.follow, args=(stop.wait,), name="deny-list", daemon=True
             )
             follower.start()
-            run(enrolment, wall_clock, stop.wait)
+            run(enrolment, wall_clock, wait)
             return 0
-        decision = run_once(enrolment, wall_clock, stop.wait, settings.timeout_s)
+        decision = run_once(enrolment, wall_clock, wait, settings.timeout_s)
     finally:
         generations.close()
     if not decision.in_place:

@@ -11,6 +11,7 @@ import pytest
 
 import ovn_ipsec
 from ovn_ipsec.cli import main
+from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.settings import OnUnknown, parse_agent_arguments, parse_guard_arguments
 from tests.kubernetes.rendered import (
     CHART,
@@ -121,6 +122,12 @@ def test_every_command_line_is_one_that_its_program_takes() -> None:
     agent = [word for word in lines["agent"][2:] if word != "--pidfile"]  # python-ovs's own
     parsed, _ = parse_agent_arguments(agent, prog="ovn-ipsec")
     assert not parsed.restart_ike_daemon
+    for name, once in (("enroll", True), ("enroller", False)):
+        assert lines[name][:2] == ["ovn-ipsec", "enroll"]
+        enrolment = parse_enroll_arguments(lines[name][2:], {"NODE_NAME": "node-1"})
+        assert enrolment.once is once
+        assert enrolment.cluster is not None
+        assert enrolment.cluster.signer == values["signer-name"]
 
 
 def test_the_guard_closes_the_node_before_anything_else_runs() -> None:

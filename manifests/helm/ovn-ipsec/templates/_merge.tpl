@@ -10,7 +10,7 @@ Changes .target.
 {{- $_ := unset $.target $key }}
 {{- else if and (kindIs "map" $new) (kindIs "map" $old) }}
 {{- include "ovn-ipsec.merge" (dict "target" $old "patch" $new) }}
-{{- else if and (kindIs "slice" $new) (kindIs "slice" $old) }}
+{{- else if and (kindIs "slice" $old) (include "ovn-ipsec.named" $new) }}
 {{- $kept := list }}
 {{- range $item := $old }}
 {{- $delete := false }}
@@ -30,6 +30,16 @@ Changes .target.
 {{- $_ := set $.target $key $kept }}
 {{- else }}
 {{- $_ := set $.target $key $new }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Whether something is a list of named things: "yes" or nothing. */}}
+{{- define "ovn-ipsec.named" }}
+{{- if kindIs "slice" . }}
+{{- $first := first . }}
+{{- if kindIs "map" $first }}
+{{- if hasKey $first "name" }}yes{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}
