@@ -23,7 +23,7 @@ SUITE = "bookworm"
 _HERE = Path(__file__).parent
 _BUILDER = ("ca-certificates", "python3-pip", "python3-venv")
 _SOURCES = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "ca", "ovn_ipsec", "manifests")
-_EXCLUDED = ("man", "locale", "info", "lintian", "bug")
+_EXCLUDED = ("man", "doc", "locale", "info", "lintian", "bug")
 
 
 class ImageError(Exception):
@@ -32,6 +32,7 @@ class ImageError(Exception):
 
 def build_image(layout: Path, tag: str) -> None:
     """Make ``layout`` (replaced if it is there) with one image, tagged. Raises ImageError."""
+    _run([str(_HERE / "install-host-packages.sh")])
     root = _root()
     builder = _builder()
     layout.parent.mkdir(parents=True, exist_ok=True)
@@ -55,41 +56,39 @@ def build_image(layout: Path, tag: str) -> None:
 def _root() -> Path:
     wanted = packages((_HERE / "packages.txt").read_text("ascii"))
     finish = _HERE / "finish.sh"
-    key = _digest(SUITE, *wanted, finish.read_text("ascii"))
+    words = _bootstrap_words(wanted)
+    key = _digest(*words, finish.read_text("ascii"))
 
     def build(target: Path) -> None:
         hook = f'--customize-hook={finish} "$1"'
-        _bootstrap(wanted, [hook], target / "root.tar")
+        _run(["mmdebstrap", *words, hook, SUITE, str(target / "root.tar")])
 
     return ensure(_cache() / f"root-{SUITE}-{key}", "the image's root (about a minute)", build)
 
 
 def _builder() -> Path:
+    words = _bootstrap_words(_BUILDER)
+
     def build(target: Path) -> None:
-        _bootstrap(_BUILDER, [], target / "tree")
+        _run(["mmdebstrap", *words, SUITE, str(target / "tree")])
 
-    key = _digest(SUITE, *_BUILDER)
-    return ensure(_cache() / f"builder-{SUITE}-{key}", "the image's builder", build) / "tree"
+    entry = _cache() / f"builder-{SUITE}-{_digest(*words)}"
+    return ensure(entry, "the image's builder (about a minute)", build) / "tree"
 
 
-def _bootstrap(include: Sequence[str], more: Sequence[str], target: Path) -> None:
-    _run(
-        [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            "--components=main",
-            '--aptopt=APT::Install-Recommends "false"',
-            '--aptopt=Acquire::Languages "none"',
-            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED),
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-            f"--include={','.join(include)}",
-            *more,
-            SUITE,
-            str(target),
-        ]
-    )
+def _bootstrap_words(include: Sequence[str]) -> list[str]:
+    return [
+        "--mode=root",
+        "--variant=minbase",
+        "--components=main",
+        '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Languages "none"',
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED),
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        # Runtimes make their own, and not everybody may unpack device files.
+        "--skip=output/dev",
+        f"--include={','.join(include)}",
+    ]
 
 
 def _make_venv(builder: Path, work: Path) -> None:
