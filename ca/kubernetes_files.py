@@ -1,20 +1,10 @@
 """The state directory in Kubernetes objects, with the promises of ``ca.files``.
 
-::
+A write is durable when the API server has taken it, and a conflict is a write that failed.
+``ca.kubernetes_state`` says which objects there are, and why no write undoes another's.
 
-    Secret NAME               settings.json, log.head, the issuer's keys (key.KEYID.pem)
-    ConfigMap NAME-log-00000  the first 128 KiB of log.jsonl
-    ConfigMap NAME-log-00001  the next ...
-
-A Secret holds 1 MiB, the log of 500 nodes more than that. The log has no secret in it, and the
-head in the Secret vouches for all of it: so it lies in ConfigMaps, of which there may be any
-number without a right to read other Secrets. A write costs the last block and the Secret.
-
-A write is durable when the API server has taken it. There is no lock: each object is replaced
-only in the version that was read, and the head, in the Secret, comes last. Who is too late gets
-a conflict, and nothing of it counts: what its blocks hold beyond the head is cut off by the next
-writer, as after a power cut. A leader puts its name on the Secret first (``take``); whoever read
-the Secret before can write it no more, and finds the other name when it reads again.
+Between ``locked`` and its end the objects are read once and written from there, by the thread
+that holds it. Other threads, and reads outside of it, ask the API server each time.
 """
 
 from __future__ import annotations
@@ -22,34 +12,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 from ca.errors import StoreError
 from ca.files import PRIVATE_DIR
-from ca.kubernetes_api import Api, ApiError, Conflict, Json, NotFound, path_of
+from ca.kubernetes_api import Api
+from ca.kubernetes_state import State
 
-BLOCK = 128 * 1024
-LEADER = "ipsec.ovn.org/leader"
-_LOG_NAME = "log.jsonl"
+_LOG = "log.jsonl"
+_SETTINGS = "settings.json"
 _KEYS = "keys"
+_KEY_PREFIX = "key."
 
 
 class NotLeader(StoreError):  # noqa: N818 (what it is)
     """Another process has taken the state over."""
 
 
-class _Conflict(OSError):
-    """Somebody else wrote first."""
-
-
 class KubernetesFiles:
-    """``ca.files.Files`` on one Secret and its blocks.
-
-    Between ``locked`` and its end the objects are read once and written from there, by the thread
-    that holds it; other threads, and reads outside of it, ask the API server each time.
-    """
+    """``ca.files.Files`` on one Secret and its blocks."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -57,96 +39,96 @@ class KubernetesFiles:
         self._name = name
         self._leader = ""
         self._mutex = threading.Lock()
-        self._session: _Session | None = None
         self._owner = 0
-        self._tail = _Tail()
+        self._state: State | None = None
+        self._making = False
+        self._last: State | None = None
+        """As our own last write has left it."""
 
     def take(self, identity: str) -> None:
-        """From now on only this identity writes. Raises ApiError."""
-        path = path_of("secrets", self._namespace, self._name)
-        secret = self._api.get(path)
-        annotations = secret["metadata"].get("annotations") or {}
-        secret["metadata"]["annotations"] = {**annotations, LEADER: identity}
-        self._api.replace(path, secret)
-        self._leader = identity
+        """From now on only this identity writes, and operators. Raises OSError."""
+        with self._mutex:
+            self._read().mark(identity)
+            self._leader = identity
 
     def exists(self) -> bool:
-        """Whether there is a state. Raises ApiError."""
-        with contextlib.suppress(NotFound):
-            self._api.get(path_of("secrets", self._namespace, self._name))
-            return True
-        return False
+        """Whether there is an authority. Raises OSError."""
+        return _SETTINGS in self._read().files
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """See ``Files``: the Secret appears last, with everything in it.
+        """See ``Files``: the Secret gets its content last, and all of it.
 
-        A log whose Secret was lost is not overwritten. Raises StoreError.
+        A log whose Secret was lost is not overwritten: raises StoreError.
         """
-        with self._exclusive():
-            session = self._session = self._read(held=True)
-            first = session.block(0)
-            if first.count(b"\n") > 1 and not session.present:
+        with self._held(self._read()) as state:
+            state.mark()
+            if not state.files and state.read_log(0, -1).count(b"\n") > 1:
                 raise StoreError(
-                    f"{self._where}: the Secret is gone, but ConfigMap {session.block_name(0)} "
-                    "holds its log: restore the Secret from a backup, or remove the ConfigMaps "
-                    "to begin anew with other roots"
+                    f"{self._where}: empty, but its ConfigMaps hold a log: restore the Secret "
+                    "from a backup, or remove the ConfigMaps to begin anew with other roots"
                 )
-            session.forget_blocks()
+            if not state.files:
+                state.truncate(0)
+            self._making = True
             yield
-            session.held = False
-            session.write_blocks()
-            session.write_secret()
+            state.write_blocks()
+            state.write_secret()
 
     @contextlib.contextmanager
     def locked(self, path: Path, timeout_s: float) -> Iterator[None]:
         """See ``Files``: nobody waits here, a conflict shows when something is written."""
-        with self._exclusive():
-            session = self._read()
-            if self._leader and session.leader != self._leader:
-                raise NotLeader(f"{self._where}: {session.leader or 'nobody'} leads now")
-            self._session = session
+        with self._mutex:
+            last, self._last = self._last, None
+        state = self._read()
+        if _SETTINGS not in state.files:
+            raise FileNotFoundError(errno.ENOENT, "no authority in it", self._where)
+        if self._leader and state.leader != self._leader:
+            raise NotLeader(f"{self._where}: {state.leader or 'nobody'} leads now")
+        with self._held(state):
+            if last is not None and last.version == state.version:
+                state.go_on_from(last)
+            else:
+                state.mark()
             yield
+            self._last = state
 
     def make_dir(self, path: Path) -> None:
         """See ``Files``: an object needs none."""
 
     def mode(self, path: Path) -> int:
-        """See ``Files``: RBAC says who may read; FileNotFoundError when there is no Secret."""
-        if not self._view().present:
-            raise FileNotFoundError(errno.ENOENT, "no such Secret", str(path))
+        """See ``Files``: who may read is a matter of RBAC."""
         return PRIVATE_DIR
 
     def names(self, path: Path) -> list[str]:
         """See ``Files``."""
-        view = self._view()
+        keys = self._view().files
         if path.name == _KEYS:
-            return sorted(key[4:] for key in view.files if key.startswith("key."))
-        names = {_KEYS if key.startswith("key.") else key for key in view.files}
-        return sorted(names | ({_LOG_NAME} if view.present else set()))
+            return sorted(k.removeprefix(_KEY_PREFIX) for k in keys if k.startswith(_KEY_PREFIX))
+        return sorted({_KEYS if key.startswith(_KEY_PREFIX) else key for key in keys})
 
     def size(self, path: Path) -> int:
         """See ``Files``."""
-        view = self._view()
-        return view.log_size() if path.name == _LOG_NAME else len(view.read(path))
+        state = self._view()
+        return state.log_size() if path.name == _LOG else len(_content(state, path))
 
     def read(self, path: Path, offset: int = 0, size: int = -1) -> bytes:
         """See ``Files``."""
-        view = self._view()
-        if path.name == _LOG_NAME:
-            return view.read_log(offset, size)
-        data = view.read(path)
+        state = self._view()
+        if path.name == _LOG:
+            return state.read_log(offset, size)
+        data = _content(state, path)
         return data[offset:] if size < 0 else data[offset : offset + size]
 
     def create(self, path: Path, data: bytes) -> None:
         """See ``Files``."""
-        view = self._writable()
-        if path.name == _LOG_NAME:
-            view.append(data)
-        elif _key(path) in view.files:
+        state = self._writable()
+        if path.name == _LOG:
+            state.append(data)
+        elif _key(path) in state.files:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
         else:
-            view.files[_key(path)] = data
+            state.files[_key(path)] = data
 
     def append(self, path: Path, data: bytes) -> None:
         """See ``Files``: only the log is appended to."""
@@ -154,9 +136,9 @@ class KubernetesFiles:
 
     def write_at(self, path: Path, offset: int, data: bytes) -> None:
         """See ``Files``."""
-        view = self._writable()
-        before = view.read(path).ljust(offset, b"\0")
-        view.files[_key(path)] = before[:offset] + data + before[offset + len(data) :]
+        state = self._writable()
+        before = _content(state, path).ljust(offset, b"\0")
+        state.files[_key(path)] = before[:offset] + data + before[offset + len(data) :]
 
     def truncate(self, path: Path, size: int) -> None:
         """See ``Files``: only the log is cut."""
@@ -164,11 +146,13 @@ class KubernetesFiles:
 
     def sync(self, path: Path) -> None:
         """See ``Files``: write the blocks of the log, or the Secret."""
-        view = self._writable()
-        if path.name == _LOG_NAME:
-            view.write_blocks()
+        state = self._writable()
+        if self._making:
+            return
+        if path.name == _LOG:
+            state.write_blocks()
         else:
-            view.write_secret()
+            state.write_secret()
 
     def rename(self, old: Path, new: Path) -> None:
         """See ``Files``."""
@@ -177,181 +161,51 @@ class KubernetesFiles:
 
     def remove(self, path: Path) -> None:
         """See ``Files``."""
-        view = self._writable()
-        view.read(path)
-        del view.files[_key(path)]
+        state = self._writable()
+        _content(state, path)
+        del state.files[_key(path)]
 
     def sync_dir(self, path: Path) -> None:
         """See ``Files``."""
-        self._writable().write_secret()
+        state = self._writable()
+        if not self._making:
+            state.write_secret()
 
     @property
     def _where(self) -> str:
         return f"Secret {self._namespace}/{self._name}"
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _held(self, state: State) -> Iterator[State]:
+        """This thread writes, and no other of this process."""
         with self._mutex:
-            self._owner = threading.get_ident()
+            self._owner, self._state = threading.get_ident(), state
             try:
-                yield
+                yield state
             finally:
-                self._session, self._owner = None, 0
+                self._owner, self._state, self._making = 0, None, False
 
-    def _view(self) -> _Session:
-        if self._session is not None and self._owner == threading.get_ident():
-            return self._session
+    def _read(self) -> State:
+        return State(self._api, self._namespace, self._name)
+
+    def _view(self) -> State:
+        if self._state is not None and self._owner == threading.get_ident():
+            return self._state
         return self._read()
 
-    def _writable(self) -> _Session:
-        if self._session is None or self._owner != threading.get_ident():
+    def _writable(self) -> State:
+        if self._state is None or self._owner != threading.get_ident():
             raise OSError(errno.EPERM, "written outside of a transaction", self._where)
-        return self._session
-
-    def _read(self, *, held: bool = False) -> _Session:
-        return _Session(self._api, self._namespace, self._name, self._tail, held=held)
+        return self._state
 
 
-class _Tail:
-    """Where the log's last block was seen, so that nobody has to count from the first."""
-
-    number = 0
-
-
-class _Session:
-    """The objects as they were read, and what is to be written."""
-
-    def __init__(
-        self, api: Api, namespace: str, name: str, tail: _Tail, *, held: bool = False
-    ) -> None:
-        self._api, self._namespace, self._name, self._tail = api, namespace, name, tail
-        self.held = held
-        """Nothing is written yet."""
-        self._secret = self._fetch("secrets", name)
-        self.leader = _leader_of(self._secret or {})
-        self.files = {
-            key: b64decode(value)
-            for key, value in ((self._secret or {}).get("data") or {}).items()
-        }
-        self._written = dict(self.files)
-        self._maps: dict[int, Json | None] = {}
-        self._blocks: dict[int, bytes] = {}
-        self._dirty: set[int] = set()
-
-    @property
-    def present(self) -> bool:
-        return self._secret is not None
-
-    def read(self, path: Path) -> bytes:
-        data = self.files.get(_key(path))
-        if data is None:
-            raise FileNotFoundError(errno.ENOENT, "missing", str(path))
-        return data
-
-    def block_name(self, number: int) -> str:
-        return f"{self._name}-log-{number:05d}"
-
-    def block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            found = self._maps[number] = self._fetch("configmaps", self.block_name(number))
-            data = ((found or {}).get("data") or {}).get(_LOG_NAME, "")
-            self._blocks[number] = data.encode()
-        return self._blocks[number]
-
-    def forget_blocks(self) -> None:
-        self._blocks = dict.fromkeys(self._blocks, b"")
-
-    def log_size(self) -> int:
-        number = self._tail.number
-        while len(self.block(number)) == BLOCK:
-            number += 1
-        while number and not self.block(number) and len(self.block(number - 1)) < BLOCK:
-            number -= 1
-        self._tail.number = number
-        return number * BLOCK + len(self.block(number))
-
-    def read_log(self, offset: int, size: int) -> bytes:
-        data = b""
-        number = offset // BLOCK
-        wanted = None if size < 0 else offset % BLOCK + size
-        while wanted is None or len(data) < wanted:
-            block = self.block(number)
-            data += block
-            if len(block) < BLOCK:
-                break
-            number += 1
-        self._tail.number = max(self._tail.number, number - 1)
-        return data[offset % BLOCK : wanted]
-
-    def append(self, data: bytes) -> None:
-        number = self.log_size() // BLOCK
-        block = self.block(number)
-        while True:
-            room = BLOCK - len(block)
-            self._blocks[number] = block + data[:room]
-            self._dirty.add(number)
-            data = data[room:]
-            if not data:
-                return
-            number += 1
-            self.block(number)  # for its version; what is in it lies beyond the log's end
-            block = b""
-
-    def truncate(self, size: int) -> None:
-        number = size // BLOCK
-        self._blocks[number] = self.block(number)[: size % BLOCK]
-        self._dirty.add(number)
-        while self.block(number + 1):
-            number += 1
-            self._blocks[number] = b""
-            self._dirty.add(number)
-
-    def write_blocks(self) -> None:
-        if self.held:
-            return
-        # In the log's order: what an interrupted write leaves is seen, and cut off.
-        for number in sorted(self._dirty):
-            data = {_LOG_NAME: self._blocks[number].decode()}
-            name = self.block_name(number)
-            self._maps[number] = self._put("configmaps", name, self._maps.get(number), data)
-        self._dirty.clear()
-
-    def write_secret(self) -> None:
-        if self.held or self.files == self._written:
-            return
-        data = {key: b64encode(value).decode() for key, value in self.files.items()}
-        self._secret = self._put("secrets", self._name, self._secret, data)
-        self._written = dict(self.files)
-
-    def _fetch(self, kind: str, name: str) -> Json | None:
-        try:
-            return self._api.get(path_of(kind, self._namespace, name))
-        except NotFound:
-            return None
-        except ApiError as error:
-            raise OSError(errno.EIO, str(error), name) from error
-
-    def _put(self, kind: str, name: str, before: Json | None, data: Json) -> Json:
-        try:
-            if before is not None:
-                path = path_of(kind, self._namespace, name)
-                return self._api.replace(path, {**before, "data": data})
-            metadata = {"name": name, "namespace": self._namespace}
-            return self._api.create(
-                path_of(kind, self._namespace), {"metadata": metadata, "data": data}
-            )
-        except Conflict as error:
-            raise _Conflict(
-                errno.EAGAIN, "somebody else wrote at the same time; try again", name
-            ) from error
-        except ApiError as error:
-            raise OSError(errno.EIO, str(error), name) from error
-
-
-def _leader_of(secret: Json) -> str:
-    return str((secret.get("metadata", {}).get("annotations") or {}).get(LEADER, ""))
+def _content(state: State, path: Path) -> bytes:
+    data = state.files.get(_key(path))
+    if data is None:
+        raise FileNotFoundError(errno.ENOENT, "missing", str(path))
+    return data
 
 
 def _key(path: Path) -> str:
     """A Secret's key for a file."""
-    return f"key.{path.name}" if path.parent.name == _KEYS else path.name
+    return _KEY_PREFIX + path.name if path.parent.name == _KEYS else path.name

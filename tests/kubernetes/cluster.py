@@ -30,6 +30,8 @@ SIGNER_NAME = "ipsec.ovn.org/node"
 SIGNER = service_account(NAMESPACE, "ovn-ipsec-signer")
 AGENT = service_account(NAMESPACE, "ovn-ipsec-node")
 STRANGER = service_account("default", "builder")
+PLAIN = service_account(NAMESPACE, "default")
+"""Who was given nothing."""
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 SPACE = f"/api/v1/namespaces/{NAMESPACE}"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kubernetes.cluster import AGENT, SIGNER, STRANGER, Cluster, Node
+from tests.kubernetes.cluster import AGENT, PLAIN, SIGNER, STRANGER, Cluster, Node
 from tools.kubernetes.control_plane import ControlPlane
 
 _NODES = tuple(Node(f"worker-{number}") for number in range(8))
@@ -16,7 +16,7 @@ _NODES = tuple(Node(f"worker-{number}") for number in range(8))
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """etcd and kube-apiserver, killed at the end."""
-    identities = [SIGNER, AGENT, STRANGER, *(node.identity for node in _NODES)]
+    identities = [SIGNER, AGENT, STRANGER, PLAIN, *(node.identity for node in _NODES)]
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), identities) as plane:
         yield plane
 
