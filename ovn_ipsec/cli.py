@@ -4,6 +4,7 @@ ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
+ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 """
 
 from __future__ import annotations
@@ -79,7 +80,13 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll, "cluster": _cluster}
+    commands = {
+        "agent": _agent,
+        "guard": _guard,
+        "enroll": _enroll,
+        "cluster": _cluster,
+        "render": _render,
+    }
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -326,6 +333,20 @@ def _follow(settings: FollowSettings) -> int:
     switch = LocalSwitch(settings.database)
     follower = Follower(switch, settings.sb, settings.agent, _unix_time)
     follower.follow(stop.wait, random.SystemRandom().random)
+    return 0
+
+
+def _render(argv: Sequence[str]) -> int:
+    """``ovn-ipsec render``: what is wrong with the manifest, or how to go on, in lines."""
+    try:
+        # Needs the YAML library, which the agent does without.
+        from ovn_ipsec.render.command import parse_render_arguments, render
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"render: {error.name} is not installed; pip install 'ovn-ipsec[render]'"
+        ) from error
+    for line in render(parse_render_arguments(argv)):
+        print(line)
     return 0
 
 
