@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from ovn_ipsec.model.causes import Cause
 from ovn_ipsec.model.conns import GuardCounters, GuardMode, KernelPolicy, KernelState, TunnelView
 
 
@@ -54,6 +55,8 @@ class ActiveConnection:
     """As pluto says it."""
     bytes_in: int
     bytes_out: int
+    add_time: int | None = None
+    """Unix seconds at which its child SA was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,16 @@ class TunnelStatus:
     connections: tuple[ActiveConnection, ...] = ()
     missing: tuple[str, ...] = ()
     """Connections that should be up and are not."""
+    ike_up: bool = False
+    """There is an established IKE SA of one of its connections."""
+    negotiating: bool = False
+    """There is half of an IKE SA."""
+    unoriented: bool = False
+    """pluto finds neither end among this node's addresses."""
+    silent: bool = False
+    """Traffic goes out, fresh child SAs were asked for, and nothing has ever come in."""
+    cause: Cause | None = None
+    """Why it is not up, or up in vain; None when all is well."""
 
     @property
     def up(self) -> bool:
@@ -123,3 +136,11 @@ class Snapshot:
     """None: never read, so unknown."""
     problems: tuple[str, ...] = ()
     stale: tuple[Stale, ...] = ()
+    ike_error: str | None = None
+    """Why pluto could not be started."""
+    credential_error: str | None = None
+    """Why a certificate could not be put into the NSS database or taken out."""
+    log_problem: str | None = None
+    """Why pluto's log cannot be read, so that causes are less specific."""
+    causes: tuple[Cause, ...] = ()
+    """What is wrong with the node as a whole."""
