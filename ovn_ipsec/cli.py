@@ -25,6 +25,7 @@ import ovs.vlog
 
 import ovn_ipsec
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
+from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
@@ -33,6 +34,7 @@ from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
 from ovn_ipsec.identity.denylist import build_deny_list
 from ovn_ipsec.identity.generations import Generations
@@ -51,6 +53,7 @@ from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import control_socket_path, serve_control
 from ovn_ipsec.status.unixctl import ControlServer
@@ -113,11 +116,27 @@ def _agent(argv: Sequence[str]) -> int:
             "use ovn-ipsec's own unit). The guard is in place."
         )
     server = _serve(agent)
+    probes = _serve_probes(agent, settings)
     try:
         agent.run(ready=ovs.daemon.daemonize_complete)
     finally:
         server.close()
+        if probes is not None:
+            probes.close()
     return 0
+
+
+def _serve_probes(agent: Agent, settings: Settings) -> ProbeServer | None:
+    if settings.http is None:
+        return None
+    probes = Probes(agent, settings.ready, settings.command_timeout_s)
+    try:
+        return ProbeServer(settings.http.address, settings.http.port, probes)
+    except OSError as error:
+        raise OvnIpsecError(
+            f"--http {settings.http.address}:{settings.http.port}: cannot listen: "
+            f"{error.strerror or error}; is another agent running, or the port in use?"
+        ) from error
 
 
 def _serve(agent: Agent) -> ControlServer:
@@ -152,13 +171,16 @@ def _build_agent(settings: Settings) -> Agent:
         ipsec_ctl=settings.ipsec_ctl,
     )
     guard_events = GuardEvents([TABLE, HELD_TABLE])
+    pulse = Pulse()
+    ike = Libreswan(paths, command_timeout_s=settings.command_timeout_s, progress=pulse.beat)
     return Agent(
         Parts(
             ovsdb=OvsdbSource(settings.database),
             certificates=CertificateFiles(),
             addresses=LocalAddresses(),
             kernel_events=KernelEvents(),
-            ike=Libreswan(paths, command_timeout_s=settings.command_timeout_s),
+            ike=ike,
+            log=PlutoLog(ike.log_file),
             nss=Nss(
                 wall_clock,
                 paths.nss_dir,
@@ -176,6 +198,7 @@ def _build_agent(settings: Settings) -> Agent:
         ),
         may_start_ike=settings.restart_ike_daemon,
         guard_on_unknown=GuardMode(settings.guard_on_unknown),
+        pulse=pulse,
     )
 
 

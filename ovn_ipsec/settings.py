@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import NoReturn, TypeVar
 
 from ovn_ipsec.errors import SettingsError
@@ -40,6 +41,23 @@ class OnUnknown(StrEnum):
     ENFORCE = "enforce"
 
 
+class ReadyWhen(StrEnum):
+    """Which peers have to be encrypted for this node to be ready."""
+
+    ANSWERING = "answering"
+    """Those that answer IKE, or were encrypted before the agent started."""
+    ALL = "all"
+    """All of them: for the time of an installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress:
+    """Where the health endpoints listen: numeric, of the loopback interface."""
+
+    address: str
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The agent's settings. Paths are as given: ``root_prefix`` is not yet applied."""
@@ -65,6 +83,9 @@ class Settings:
     allow_plain: frozenset[GuardPort] = frozenset()
     """Ports whose rows with ``remote_ip=flow`` may stay in clear."""
     allow_hw_offload: bool = False
+    http: HttpAddress | None = None
+    """None: no health endpoints."""
+    ready: ReadyWhen = ReadyWhen.ANSWERING
 
 
 ArgumentAdder = Callable[[argparse.ArgumentParser], None]
@@ -123,6 +144,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--use-default-crypto", action="store_true", help="leave ike= and esp= to libreswan")
     _add_guard_arguments(parser)
+    _add_health_arguments(parser)
+
+
+def _add_health_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(title="Health Options").add_argument
+    add(
+        "--http",
+        metavar="ADDRESS:PORT",
+        help="serve /livez, /readyz, ... on loopback, e.g. 127.0.0.1:9180",
+    )
+    add(
+        "--ready",
+        metavar="WHEN",
+        default=ReadyWhen.ANSWERING.value,
+        help=f"which peers /readyz wants encrypted: {_choices(ReadyWhen)} (default: %(default)s)",
+    )
 
 
 def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +247,29 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         guard_ports=_ports("--guard-ports", namespace.guard_ports, violations),
         allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
         allow_hw_offload=namespace.allow_hw_offload,
+        http=_http(namespace.http, violations),
+        ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
     )
+
+
+def _http(text: str | None, violations: list[str]) -> HttpAddress | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        address = None
+    if address is None or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        violations.append(f"--http: {text!r}: give ADDRESS:PORT such as 127.0.0.1:9180")
+    elif not address.is_loopback:
+        violations.append(
+            f"--http: {address} is not a loopback address; the answers are for anybody who asks, "
+            "so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
+        )
+    else:
+        return HttpAddress(str(address), int(port))
+    return None
 
 
 def _choices(kind: type[StrEnum]) -> str:

@@ -97,7 +97,7 @@ class Journal:
         invalid: list[str] = []
         for name, tunnel in tunnels.items():
             before = self._tunnels.get(name)
-            was_up, is_up = before is not None and _encrypted(before), _encrypted(tunnel)
+            was_up, is_up = before is not None and before.encrypted, tunnel.encrypted
             if is_up and not was_up:
                 went_up.append(name)
             elif was_up and not is_up and not tunnel.withdrawn:
@@ -158,11 +158,6 @@ class Journal:
                 _log.info("Bringing up ipsec connection %s", name)
         elif step.reason:
             _log.info("Tunnel %s: initiating, %s", step.tunnel, step.reason)
-
-
-def _encrypted(tunnel: TunnelStatus) -> bool:
-    """Also of an INVALID tunnel, whose working SAs are kept."""
-    return bool(tunnel.connections) and not tunnel.missing
 
 
 def _lines(

@@ -16,7 +16,9 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TypeVar
 
+from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
 from ovn_ipsec.agent.journal import Journal
+from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.guard import GENEVE
@@ -25,6 +27,7 @@ from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
     Desired,
@@ -87,6 +90,7 @@ class Parts:
     addresses: LocalAddresses
     kernel_events: KernelEvents
     ike: Libreswan
+    log: PlutoLog
     nss: Nss
     guard: Nftables
     guard_events: GuardEvents
@@ -102,12 +106,15 @@ class Agent:
         *,
         may_start_ike: bool,
         guard_on_unknown: GuardMode,
+        pulse: Pulse | None = None,
     ) -> None:
         self._parts = parts
+        self._pulse = pulse or Pulse()
         self._policy = policy
         self._may_start_ike = may_start_ike
         self._guard_on_unknown = guard_on_unknown
         self._journal = Journal()
+        self._diagnosis = Diagnosis(parts.log)
         self._memory = Memory()
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
@@ -146,6 +153,10 @@ class Agent:
         """Somebody asks for status: keep the snapshot young."""
         if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
             self._wakeups.wake()
+
+    def last_progress_s(self) -> float:
+        """When the loop last did something, on the monotonic clock; it sleeps for seconds."""
+        return self._pulse.last_s
 
     def request_refresh(self, timeout_s: float) -> bool:
         """Wait for a tick that began after this call; False when it took too long."""
@@ -195,6 +206,7 @@ class Agent:
             self._clean_up()
 
     def _turn(self) -> None:
+        self._pulse.beat()
         if self._parts.ovsdb.run() or self._files_changed():
             self._mark_dirty()
             self._rest_s = min(self._rest_s, REST_AFTER_STEPS_S)
@@ -310,7 +322,8 @@ class Agent:
         settled = self._settled
         acted = False
         if settled is not None and settled[0] == (desired, observed) and began < settled[1]:
-            self._snapshot = redate(self._snapshot, *seen)
+            again = redate(self._snapshot, *seen)
+            self._snapshot = self._diagnosis.explain(again, _generation(observed), seen[0])
         else:
             acted = self._act(desired, observed, began, *seen)
         self._last_end = time.monotonic()
@@ -334,9 +347,7 @@ class Agent:
     ) -> bool:
         """Plan, apply, publish; whether there was anything to apply."""
         self._settled = None
-        ike = observed.ike
-        generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
-        self._wakeups.watch_pluto(generation, self._parts.ike.pluto_pidfd)
+        self._wakeups.watch_pluto(_generation(observed), self._parts.ike.pluto_pidfd)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
         self._do(made.steps)
@@ -399,6 +410,7 @@ class Agent:
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for kind, group in groupby(steps, key=_driver_of):
+            self._pulse.beat()
             batch = list(group)
             if kind == "guard":
                 outcomes += self._parts.guard.apply(
@@ -422,15 +434,22 @@ class Agent:
             if (error := self._memory.error_of(name)) is not None
         }
         problems = (*desired.problems, *self._memory.node_errors())
-        self._snapshot = take_snapshot(
+        taken = take_snapshot(
             replace(desired, problems=problems),
             observed,
             versions={name: record.version for name, record in records.items()},
             errors=errors,
+            silent=silent_tunnels(self._memory),
             previous=self._snapshot,
             now_s=seen_at,
             wall=seen_at_wall,
         )
+        taken = replace(
+            taken,
+            ike_error=self._memory.step_error("ike"),
+            credential_error=self._memory.step_error("credential:"),
+        )
+        self._snapshot = self._diagnosis.explain(taken, _generation(observed), seen_at)
         self._journal.note_snapshot(self._snapshot)
 
     def _clean_up(self) -> None:
@@ -470,6 +489,11 @@ def first_guard(
         return last
     mode = GuardMode.ENFORCE if _read(driver.was_in_force) is True else on_unknown
     return Guard(mode, frozenset({GENEVE}) | guard_ports)
+
+
+def _generation(observed: Observed) -> str:
+    ike = observed.ike
+    return ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
 
 
 def _driver_of(step: Step) -> str:

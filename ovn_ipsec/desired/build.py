@@ -17,9 +17,10 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     GuardPort,
     InstalledCredential,
+    OwnCertificate,
     WantedTunnel,
 )
-from ovn_ipsec.model.facts import Facts
+from ovn_ipsec.model.facts import Facts, TunnelFact
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,24 @@ def build(
         guard=rules.guard if facts.in_sync else None,
         complete=facts.in_sync,
         problems=tuple(dict.fromkeys(problems)),
+        certificate=_own_certificate(facts, verdict, ipsec),
+    )
+
+
+def _own_certificate(
+    facts: Facts, verdict: CredentialVerdict, asking: Collection[TunnelFact]
+) -> OwnCertificate | None:
+    own = facts.pki.certificate
+    by_ca = any("remote_name" in tunnel.options for tunnel in asking)
+    if own is None and all("psk" in tunnel.options for tunnel in asking):
+        return None
+    problem = verdict.ca_problem if by_ca else verdict.problem
+    roots = facts.pki.ca_cert.chain if facts.pki.ca_cert else ()
+    return OwnCertificate(
+        verdict.local_name,
+        own.not_after if own else None,
+        problem,
+        min((root.not_after for root in roots if root.not_after), default=None),
     )
 
 

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
@@ -22,6 +23,7 @@ from ovn_ipsec.drivers.libreswan_status import (
     parse_states,
 )
 from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint, parses
+from ovn_ipsec.drivers.pluto_log import log_file
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -79,9 +81,17 @@ class _Seen:
 class Libreswan:
     """The driver of one pluto. Not thread-safe."""
 
-    def __init__(self, paths: LibreswanPaths, *, command_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        paths: LibreswanPaths,
+        *,
+        command_timeout_s: float = 30.0,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``progress`` is called before each call of pluto: a thousand tunnels take many."""
+        self._paths = paths
         self._store = TunnelStore(paths)
-        self._pluto = Pluto(paths, command_timeout_s)
+        self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
 
@@ -93,6 +103,10 @@ class Libreswan:
     def pluto_pidfd(self) -> int | None:
         """A descriptor that becomes readable when pluto dies; the caller closes it."""
         return self._pluto.pidfd()
+
+    def log_file(self) -> Path | None:
+        """Where the pluto that runs logs to; None: syslog, or unknown."""
+        return log_file(self._pluto.pid(), self._paths.root_conf)
 
     def observe(
         self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False

@@ -71,6 +71,8 @@ _TRAFFIC = re.compile(
 )
 _PARENT = re.compile(r"; IKE SA #(\d+);")
 _ROLE = re.compile(r"_([IR])\d?$")
+_REPLIED = frozenset({"PARENT_I2", "IKE_INTERMEDIATE_I", "IKE_AUTH_I"})
+"""An initiator's states after the peer's first reply, in 4.x and 5.x."""
 _LOAD_ERROR = re.compile(
     r"(?:\"(?P<add>.*)\": failed to add connection|while loading '(?P<parse>.*?)'): (?P<why>.*)"
 )
@@ -113,7 +115,8 @@ def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tupl
                 children[serial] = ChildSa(name, serial, int(parent[1]) if parent else None)
             elif "CHILD" not in state:
                 up = state == "ESTABLISHED_IKE_SA"
-                ikes.append(IkeSa(name, serial if up else None, up, _initiator(state)))
+                replied = state in _REPLIED
+                ikes.append(IkeSa(name, serial if up else None, up, _initiator(state), replied))
         elif match := _SPIS.match(line):
             more[int(match["serial"])] |= {
                 "spi_in": int(match["inn"], 16),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ovn_ipsec.drivers.command import Completed, run
@@ -32,9 +32,12 @@ class PlutoDownError(DriverError):
 class Pluto:
     """Talks to the pluto of one control socket. Not thread-safe."""
 
-    def __init__(self, paths: LibreswanPaths, timeout_s: float) -> None:
+    def __init__(
+        self, paths: LibreswanPaths, timeout_s: float, progress: Callable[[], None] = lambda: None
+    ) -> None:
         self._paths = paths
         self._timeout_s = timeout_s
+        self._progress = progress
         self._version: tuple[str, str, Dialect] | None = None
 
     def whack(self, *words: str) -> str:
@@ -44,6 +47,7 @@ class Pluto:
         read the text. Raises PlutoDownError; CommandError: no answer in time.
         """
         argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
+        self._progress()
         timeout_s = min(self._timeout_s, _WHACK_WAIT_S)
         return self._checked(run([*argv, *words], timeout_s=timeout_s, ok_codes=None))
 
@@ -62,6 +66,7 @@ class Pluto:
 
     def _tell(self, *words: str) -> str:
         argv = [str(self._paths.libexec_dir / "whack"), "--ctlsocket", str(self._paths.ctl)]
+        self._progress()
         try:
             return self._checked(run([*argv, *words], timeout_s=_TELL_WAIT_S, ok_codes=None))
         except CommandTimeoutError:
@@ -77,6 +82,7 @@ class Pluto:
         argv = [str(self._paths.libexec_dir / "addconn"), "--config", "/proc/self/fd/0"]
         if "--checkconfig" not in words:
             argv += ["--ctlsocket", str(self._paths.ctl)]
+        self._progress()
         wait_s = _ADDCONN_WAIT_S + _ADDCONN_EACH_S * config.count("\nconn ")
         timeout_s = min(self._timeout_s, wait_s)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 
@@ -306,6 +307,13 @@ class IkeSa:
     """None while it is being negotiated: every attempt has another."""
     established: bool
     initiator: bool | None = None
+    replied: bool = False
+    """Being negotiated from this end, and the peer has replied."""
+
+    @property
+    def answered(self) -> bool:
+        """The peer has said something."""
+        return self.established or self.initiator is False or self.replied
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +378,17 @@ class Unobserved:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCertificate:
+    """The certificate that this node authenticates with, or why it cannot."""
+
+    name: str | None
+    not_after: datetime | None
+    problem: str | None = None
+    ca_not_after: datetime | None = None
+    """When the first of the CA certificates ends that this node trusts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """The whole wanted state of the node."""
 
@@ -383,6 +402,8 @@ class Desired:
     """Every enabled source has reported once; only then is anything removed."""
     problems: tuple[str, ...] = ()
     """Problems of the node as a whole."""
+    certificate: OwnCertificate | None = None
+    """None: no file is named and no tunnel needs one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 
 from ovn_ipsec.model.causes import Cause
-from ovn_ipsec.model.conns import GuardCounters, GuardMode, KernelPolicy, KernelState, TunnelView
+from ovn_ipsec.model.conns import (
+    GuardCounters,
+    GuardMode,
+    KernelPolicy,
+    KernelState,
+    OwnCertificate,
+    TunnelView,
+)
 
 
 class TunnelState(StrEnum):
@@ -91,11 +98,24 @@ class TunnelStatus:
     """Traffic goes out, fresh child SAs were asked for, and nothing has ever come in."""
     cause: Cause | None = None
     """Why it is not up, or up in vain; None when all is well."""
+    unloaded: tuple[str, ...] = ()
+    """Connections that pluto should have and has not."""
+    answering: bool = False
+    """The peer has answered IKE, as far as pluto's present IKE SAs tell."""
+    answered_at_s: float | None = None
+    """When it was last found answering while connections were missing."""
+    encrypted_before: bool = False
+    """There were SAs with the peer when the agent started, and it has not been up since."""
 
     @property
     def up(self) -> bool:
         """Every connection of its version has a child SA."""
         return self.state is TunnelState.CONFIGURED and not self.missing
+
+    @property
+    def encrypted(self) -> bool:
+        """Its packets go through SAs; also of an INVALID tunnel, whose working SAs are kept."""
+        return bool(self.connections) and not self.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +164,10 @@ class Snapshot:
     """Why pluto's log cannot be read, so that causes are less specific."""
     causes: tuple[Cause, ...] = ()
     """What is wrong with the node as a whole."""
+    guard_wanted: GuardMode | None = None
+    """None: unknown before OVSDB has been read."""
+    certificate: OwnCertificate | None = None
+    """None: no file is named and no tunnel needs one."""
+    first_complete_s: float | None = None
+    """When every source had reported, and pluto and the kernel could be read, for the first
+    time."""

@@ -61,6 +61,8 @@ def take_snapshot(
     names = [*desired.tunnels, *sorted(versions.keys() - desired.tunnels.keys())]
     children = _newest_by_tunnel(seen.children if seen else (), set(names))
     kernel = _Kernel(seen) if seen else None
+    first = None if previous is None else previous.first_complete_s
+    ike = _IkeSas(seen) if seen else None
     tunnels = []
     for name in names:
         wanted, before = desired.tunnels.get(name), old.get(name)
@@ -87,7 +89,13 @@ def take_snapshot(
         missing, error = _missing(status, wanted, lost), errors.get(name)
         if missing or error is not None:
             status = replace(status, error=error, missing=missing)
+        if ike is not None:
+            status = _with_peer(status, wanted, before, ike, now_s, first_look=first is None)
+        elif before is not None:
+            status = _as_before(status, before)
         tunnels.append(status)
+    if first is None and desired.complete and seen is not None:
+        first = now_s
     return Snapshot(
         taken_at_s=now_s,
         taken_at=wall,
@@ -97,6 +105,9 @@ def take_snapshot(
         guard=_guard(observed.guard, previous, now_s),
         problems=desired.problems,
         stale=_stale(observed, previous),
+        guard_wanted=desired.guard.mode if desired.guard else None,
+        certificate=desired.certificate,
+        first_complete_s=first,
     )
 
 
@@ -166,6 +177,56 @@ class _Kernel:
         return tuple(
             state for state in found if state.selector is None or _belongs(state.selector, config)
         )
+
+
+class _IkeSas:
+    """What pluto tells of connections and IKE SAs, by connection."""
+
+    def __init__(self, seen: ObservedIke) -> None:
+        self.loaded = seen.loaded
+        self._answering = {sa.connection for sa in seen.ike_sas if sa.answered}
+
+    def answers(self, connections: Iterable[str]) -> bool:
+        return not self._answering.isdisjoint(connections)
+
+
+def _with_peer(
+    status: TunnelStatus,
+    wanted: WantedTunnel | None,
+    before: TunnelStatus | None,
+    ike: _IkeSas,
+    now_s: float,
+    *,
+    first_look: bool,
+) -> TunnelStatus:
+    """What is known of the peer while nothing, or not all, is up with it."""
+    names = _connections(status, wanted)
+    answering = bool(status.missing) and ike.answers(names)
+    heard_s = now_s if answering else before.answered_at_s if before else None
+    there_before = before is not None and before.encrypted_before
+    if first_look:
+        there_before = bool(status.connections or status.states)
+    encrypted_before = there_before and not status.encrypted
+    unloaded = tuple(name for name in names if name not in ike.loaded)
+    if not (unloaded or answering or heard_s is not None or encrypted_before):
+        return status
+    return replace(
+        status,
+        unloaded=unloaded,
+        answering=answering,
+        answered_at_s=heard_s,
+        encrypted_before=encrypted_before,
+    )
+
+
+def _as_before(status: TunnelStatus, before: TunnelStatus) -> TunnelStatus:
+    return replace(
+        status,
+        unloaded=before.unloaded,
+        answering=before.answering,
+        answered_at_s=before.answered_at_s,
+        encrypted_before=before.encrypted_before,
+    )
 
 
 def _policy_order(policy: KernelPolicy) -> tuple[str, str, str, str, int, int]:
@@ -239,13 +300,17 @@ def _line(child: ChildSa) -> str:
     return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
 
 
-def _missing(status: TunnelStatus, wanted: WantedTunnel | None, lost: Set[str]) -> tuple[str, ...]:
+def _connections(status: TunnelStatus, wanted: WantedTunnel | None) -> tuple[str, ...]:
+    """Names of the connections that are recorded as installed for what is wanted."""
     if wanted is None or wanted.config is None or status.state is not TunnelState.CONFIGURED:
         return ()
-    up = {connection.name for connection in status.connections} - lost
     roles = wanted.config.selectors()
-    names = (connection_name(status.name, role, status.version) for role in roles)
-    return tuple(name for name in names if name not in up)
+    return tuple(connection_name(status.name, role, status.version) for role in roles)
+
+
+def _missing(status: TunnelStatus, wanted: WantedTunnel | None, lost: Set[str]) -> tuple[str, ...]:
+    up = {connection.name for connection in status.connections} - lost
+    return tuple(name for name in _connections(status, wanted) if name not in up)
 
 
 def _ike(

@@ -13,6 +13,7 @@ import pytest
 from ovn_ipsec.agent.node import Agent, Parts
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.nftables_text import render_guard
+from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.model.conns import (
     Guard,
     GuardCounters,
@@ -126,6 +127,7 @@ def agent(ike: Ike) -> Iterator[Agent]:
         addresses=LocalAddresses(),
         kernel_events=cast("Any", quiet),
         ike=cast("Any", ike),
+        log=PlutoLog(lambda: None),
         nss=cast("Any", NoCredentials()),
         guard=cast("Any", Table()),
         guard_events=cast("Any", quiet),
@@ -164,5 +166,17 @@ def test_snapshot_is_dated_by_what_was_seen_not_by_the_end_of_the_steps(
     thread = running(agent)
     assert agent.request_refresh(10)
     assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
+    agent.request_exit(cleanup=False)
+    thread.join(5)
+
+
+def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
+    thread = running(agent)
+    assert agent.request_refresh(10)
+    before = agent.last_progress_s()
+    deadline = time.monotonic() + 20
+    while agent.last_progress_s() == before:
+        assert time.monotonic() < deadline, "a sleep this long looks like death"
+        time.sleep(0.1)
     agent.request_exit(cleanup=False)
     thread.join(5)
