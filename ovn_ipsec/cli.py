@@ -2,6 +2,7 @@
 
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
+ovn-ipsec status                  is every tunnel encrypted, and if not, why?
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 """
 
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import ovs.daemon
 import ovs.dirs
@@ -53,9 +55,10 @@ from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.command import run_status
 from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.report import render_guard
-from ovn_ipsec.status.serve import control_socket_path, serve_control
+from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
 from ovn_ipsec.status.unixctl import ControlServer
 
 PROGRAM = "ovs-monitor-ipsec"
@@ -69,7 +72,7 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll}
+    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll, "status": _status}
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -226,6 +229,12 @@ def _guard(argv: Sequence[str]) -> int:
     observed = driver.observe()
     print(render_guard(driver.live_guard(), replace(observed, counters=counters)), end="")
     return 0 if observed.present and observed.intact else 1
+
+
+def _status(argv: Sequence[str]) -> int:
+    """``ovn-ipsec status``: 0 all encrypted, 3 not all, 4 no agent answers."""
+    rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+    return run_status(argv, rundir, PROGRAM, sys.stdout)
 
 
 def _enroll(argv: Sequence[str]) -> int:

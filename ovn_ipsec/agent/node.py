@@ -326,6 +326,9 @@ class Agent:
             self._snapshot = self._diagnosis.explain(again, _generation(observed), seen[0])
         else:
             acted = self._act(desired, observed, began, *seen)
+        if waiting:
+            details = self._parts.ike.details
+            self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
         self._last_end = time.monotonic()
         deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
@@ -446,6 +449,8 @@ class Agent:
         )
         taken = replace(
             taken,
+            details=self._snapshot.details,
+            details_at_s=self._snapshot.details_at_s,
             ike_error=self._memory.step_error("ike"),
             credential_error=self._memory.step_error("credential:"),
         )

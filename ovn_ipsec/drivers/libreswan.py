@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
+from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_status import (
     LoadedConnections,
@@ -35,6 +36,7 @@ from ovn_ipsec.model.conns import (
     TunnelConfig,
     connection_name,
 )
+from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -94,6 +96,12 @@ class Libreswan:
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
+        self._details: Mapping[str, SaDetail] = {}
+
+    @property
+    def details(self) -> Mapping[str, SaDetail]:
+        """What the last full observation told of SAs besides."""
+        return self._details
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -199,8 +207,11 @@ class Libreswan:
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
         if full or lost or seen.doubtful or seen.generation != generation:
-            seen.connections = parse_connections(self._pluto.whack("--status"), dialect)
+            status = self._pluto.whack("--status")
+            seen.connections = parse_connections(status, dialect)
             seen.doubtful = False
+            if full:
+                self._details = parse_details(status, dialect)
         seen.generation = generation
         seen.with_sa = with_sa
         return ObservedIke(

@@ -6,7 +6,8 @@ shown to anybody who may ask: it holds no secret.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -64,6 +65,15 @@ class ActiveConnection:
     bytes_out: int
     add_time: int | None = None
     """Unix seconds at which its child SA was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaDetail:
+    """What is read of a connection's newest child SA only when somebody asks for a refresh."""
+
+    cipher: str | None = None
+    rekey_in_s: int | None = None
+    """From when it was read; None: the other end rekeys, or it is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,9 @@ class Snapshot:
     """Why a certificate could not be put into the NSS database or taken out."""
     log_problem: str | None = None
     """Why pluto's log cannot be read, so that causes are less specific."""
+    details: Mapping[str, SaDetail] = field(default_factory=dict)
+    """By connection, as of ``details_at_s``; one that has come up since is absent."""
+    details_at_s: float = 0.0
     causes: tuple[Cause, ...] = ()
     """What is wrong with the node as a whole."""
     guard_wanted: GuardMode | None = None

@@ -21,8 +21,10 @@ from ovn_ipsec.model.conns import (
     TunnelView,
 )
 from ovn_ipsec.model.snapshot import (
+    ActiveConnection,
     GuardStatus,
     IkeStatus,
+    SaDetail,
     Snapshot,
     Stale,
     Subject,
@@ -116,7 +118,7 @@ def json_tunnels(
     if tunnels is None:
         return None
     return {
-        "tunnels": [_json_tunnel(tunnel) for tunnel in tunnels],
+        "tunnels": [_json_tunnel(tunnel, snapshot, now_s) for tunnel in tunnels],
         "node": _json_node(snapshot, now_s),
     }
 
@@ -308,7 +310,7 @@ def _dict_footnote(snapshot: Snapshot, now_s: float) -> str:
     return ""
 
 
-def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
+def _json_tunnel(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
     view = tunnel.view
     return {
         "name": tunnel.name,
@@ -336,15 +338,26 @@ def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
             for state in tunnel.states
         ],
         "connections": [
-            {
-                "name": active.name,
-                "bytes_in": active.bytes_in,
-                "bytes_out": active.bytes_out,
-                "add_time": active.add_time,
-                "line": active.line,
-            }
-            for active in tunnel.connections
+            _json_connection(active, snapshot, now_s) for active in tunnel.connections
         ],
+    }
+
+
+def _json_connection(
+    active: ActiveConnection, snapshot: Snapshot, now_s: float
+) -> dict[str, JsonValue]:
+    detail = snapshot.details.get(active.name, SaDetail())
+    passed_s = now_s - snapshot.details_at_s
+    rekey_s = None if detail.rekey_in_s is None else round(detail.rekey_in_s - passed_s)
+    return {
+        "name": active.name,
+        "bytes_in": active.bytes_in,
+        "bytes_out": active.bytes_out,
+        "add_time": active.add_time,
+        "cipher": detail.cipher,
+        # One that should be over has been rekeyed since it was read.
+        "rekey_in_s": rekey_s if rekey_s is not None and rekey_s >= 0 else None,
+        "line": active.line,
     }
 
 

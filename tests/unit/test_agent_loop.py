@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -24,6 +24,7 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
 )
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
+from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import Outcome, SetGuard, StartIke, Step
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
@@ -63,6 +64,7 @@ class Ike:
     """pluto is down and takes its time to start."""
 
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, SaDetail] = {}
 
     def __init__(self) -> None:
         self.bugs = 0
