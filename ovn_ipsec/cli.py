@@ -3,6 +3,7 @@
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec status                  is every tunnel encrypted, and if not, why?
+ovn-ipsec support-bundle          what a helper needs to see, without secrets
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 """
 
@@ -48,6 +49,7 @@ from ovn_ipsec.model.steps import SetGuard
 from ovn_ipsec.settings import (
     IkeDaemon,
     Settings,
+    StrictParser,
     parse_agent_arguments,
     parse_guard_arguments,
 )
@@ -60,6 +62,7 @@ from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
 from ovn_ipsec.status.unixctl import ControlServer
+from ovn_ipsec.support.bundle import Surroundings, write_bundle
 
 PROGRAM = "ovs-monitor-ipsec"
 """Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
@@ -72,7 +75,13 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll, "status": _status}
+    commands = {
+        "agent": _agent,
+        "guard": _guard,
+        "enroll": _enroll,
+        "status": _status,
+        "support-bundle": _support_bundle,
+    }
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -235,6 +244,20 @@ def _status(argv: Sequence[str]) -> int:
     """``ovn-ipsec status``: 0 all encrypted, 3 not all, 4 no agent answers."""
     rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
     return run_status(argv, rundir, PROGRAM, sys.stdout)
+
+
+def _support_bundle(argv: Sequence[str]) -> int:
+    """``ovn-ipsec support-bundle``: one archive, without secrets."""
+    parser = StrictParser(prog="ovn-ipsec support-bundle", description=write_bundle.__doc__)
+    parser.add_argument("--output", metavar="FILE", help="default: in the working directory")
+    flags = parser.parse_args(argv)
+    default = f"ovn-ipsec-support-{wall_clock():%Y%m%dT%H%M%SZ}.tar.gz"
+    target = Path(flags.output or default)
+    rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+    for line in write_bundle(target, Surroundings(rundir=rundir, program=PROGRAM)):
+        print(f"not in the bundle: {line}", file=sys.stderr)
+    print(target)
+    return 0
 
 
 def _enroll(argv: Sequence[str]) -> int:
