@@ -5,6 +5,7 @@
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make contract   the drivers against the real programs
+#   make monitoring alert rules and dashboard with promtool
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
 #   make demo       what the project does, shown on two nodes
 #   make lab-shell  a root shell in the lab's machine
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all contract system demo lab-shell lab-build lab-host clean
+.PHONY: check format test test-all contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,7 +35,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check contract system
+test: check monitoring contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -46,6 +47,10 @@ test-all: check
 # The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
 contract: lab-host
 	$(LAB) pytest --native tests/contract
+
+# Alert rules and dashboard with Debian's promtool, which is unpacked below ~/.cache/ovn-ipsec.
+monitoring: $(STAMP)
+	$(BIN)/python -m pytest -q tests/monitoring
 
 system: lab-host
 	$(LAB) pytest --shards $(LAB_SHARDS) $(TESTS) -m "not slow"

@@ -27,6 +27,7 @@ import ovs.util
 import ovs.vlog
 
 import ovn_ipsec
+from ovn_ipsec.agent.json_log import JsonFormatter
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.desired.build import Policy
@@ -48,6 +49,7 @@ from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
 from ovn_ipsec.settings import (
     IkeDaemon,
+    LogFormat,
     Settings,
     StrictParser,
     parse_agent_arguments,
@@ -108,10 +110,7 @@ def _agent(argv: Sequence[str]) -> int:
     ovs.vlog.handle_args(flags)
     ovs.daemon.handle_args(flags)
     keep_rows_out_of_the_log()
-    logger = logging.getLogger(ovn_ipsec.__name__)
-    logger.addHandler(_VlogHandler())
-    logger.setLevel(logging.DEBUG)  # python-ovs decides what is written, and vlog/set changes it
-    logger.propagate = False
+    _set_up_log(settings, detach=bool(flags.detach))
     # The parent of --detach returns 0 when the guard stands, queries are answered, and what
     # OVSDB has at this moment has been acted on.
     ovs.daemon.daemonize_start()
@@ -136,6 +135,26 @@ def _agent(argv: Sequence[str]) -> int:
         if probes is not None:
             probes.close()
     return 0
+
+
+def _set_up_log(settings: Settings, *, detach: bool) -> None:
+    logger = logging.getLogger(ovn_ipsec.__name__)
+    logger.propagate = False
+    if settings.log_format is LogFormat.TEXT:
+        logger.addHandler(_VlogHandler())
+        logger.setLevel(logging.DEBUG)  # python-ovs decides what is written; vlog/set changes it
+        return
+    if detach:
+        raise SettingsError(
+            "--log-format=json goes to standard error, which --detach closes; run the agent in "
+            "the foreground, as a service manager does"
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # python-ovs's own lines are no JSON; they go to --log-file.
+    ovs.vlog.Vlog.set_level("any", "console", "off")
 
 
 def _serve_probes(agent: Agent, settings: Settings) -> ProbeServer | None:

@@ -19,6 +19,7 @@ from typing import TypeVar
 from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
 from ovn_ipsec.agent.journal import Journal
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.guard import GENEVE
@@ -28,6 +29,7 @@ from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nss import Nss
 from ovn_ipsec.drivers.pluto_log import PlutoLog
+from ovn_ipsec.drivers.xfrm import read_errors
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
     Desired,
@@ -115,6 +117,7 @@ class Agent:
         self._guard_on_unknown = guard_on_unknown
         self._journal = Journal()
         self._diagnosis = Diagnosis(parts.log)
+        self._tally = Tally()
         self._memory = Memory()
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
@@ -123,6 +126,7 @@ class Agent:
         self._pki = PkiFact()
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
+        self._xfrm_errors: Mapping[str, int] = {}
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
         self._built: tuple[object, float, Desired] | None = None
@@ -324,12 +328,16 @@ class Agent:
         if settled is not None and settled[0] == (desired, observed) and began < settled[1]:
             again = redate(self._snapshot, *seen)
             self._snapshot = self._diagnosis.explain(again, _generation(observed), seen[0])
+            if self._snapshot.tunnels is not again.tunnels:
+                self._journal.note_causes(self._snapshot)
         else:
             acted = self._act(desired, observed, began, *seen)
         if waiting:
             details = self._parts.ike.details
             self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
         self._last_end = time.monotonic()
+        work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
+        self._snapshot = replace(self._snapshot, work=work)
         deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
@@ -353,7 +361,10 @@ class Agent:
         self._wakeups.watch_pluto(_generation(observed), self._parts.ike.pluto_pidfd)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
+        applying_at = time.monotonic()
         self._do(made.steps)
+        if made.steps:
+            self._tally.note_apply(time.monotonic() - applying_at)
         self._publish(desired, observed, seen_at, seen_at_wall)
         self._plan_at = made.wake_at
         if not made.steps:
@@ -409,6 +420,7 @@ class Agent:
         if forced or now - self._counted_at >= COUNT_S:
             self._counted_at = now
             _read(self._parts.guard.counters)
+            self._xfrm_errors = read_errors()
 
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -451,6 +463,7 @@ class Agent:
             taken,
             details=self._snapshot.details,
             details_at_s=self._snapshot.details_at_s,
+            work=self._snapshot.work,
             ike_error=self._memory.step_error("ike"),
             credential_error=self._memory.step_error("credential:"),
         )

@@ -20,6 +20,7 @@ from ovn_ipsec.model.conns import (
     OwnCertificate,
     TunnelView,
 )
+from ovn_ipsec.model.work import Work
 
 
 class TunnelState(StrEnum):
@@ -175,6 +176,7 @@ class Snapshot:
     details: Mapping[str, SaDetail] = field(default_factory=dict)
     """By connection, as of ``details_at_s``; one that has come up since is absent."""
     details_at_s: float = 0.0
+    work: Work = Work()
     causes: tuple[Cause, ...] = ()
     """What is wrong with the node as a whole."""
     guard_wanted: GuardMode | None = None
