@@ -98,6 +98,17 @@ def test_a_lease_that_is_released_is_free_at_once() -> None:
     assert second.hold()
 
 
+def test_a_leader_that_slept_while_another_one_led_knows_that_it_begins_anew() -> None:
+    clock, objects = _Clock(), Objects()
+    first, second = _lease(objects, "first", clock), _lease(objects, "second", clock)
+    assert first.hold() and first.hold() and first.terms == 1
+    assert not second.hold()
+    clock.now += DURATION_S
+    assert second.hold()
+    second.release()
+    assert first.hold() and first.terms == 2
+
+
 class _Scripted(Objects):
     """A collection whose API server misbehaves in a certain order."""
 
