@@ -4,6 +4,9 @@
 #   make check      style, types, layers, unit tests; no root; under a minute
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   the same with the slow scenarios, on every lab root
+#   make test-kubernetes  the signer against a real API server, which is built once and kept; the
+#                         manifests; the image
+#   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
@@ -22,7 +25,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all contract monitoring system demo lab-shell lab-build lab-host clean
+.PHONY: check format test test-all test-kubernetes image contract monitoring system demo lab-shell \
+  lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check monitoring contract system
+test: check monitoring test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -43,6 +47,13 @@ test-all: check
 	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
 	    pytest --shards $(LAB_SHARDS) $(TESTS) || exit 1; \
 	done
+
+test-kubernetes: $(STAMP)
+	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
+	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+image:
+	$(PYTHON) -m tools.image
 
 # The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
 contract: lab-host

@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ca import backup, directory, office, report, roots
+from ca import backup, directory, kubernetes_cli, office, report, roots
 from ca.csr import KeyKind
 from ca.desk import LocalDesk
 from ca.errors import CaError, UsageError
-from ca.files import RealFiles
+from ca.files import Files, RealFiles
 from ca.requests import crls_pem
 from ca.rollover import Step, survey
 from ca.settings import CaSettings
@@ -28,9 +28,11 @@ DESCRIPTION = """Signs node certificates, binds each to one chassis, and remembe
   init                make an authority
   token CHASSIS       make a join token, printed once
   serve               answer nodes: EST (RFC 7030) over HTTPS
+  serve-kubernetes    answer CertificateSigningRequests of a Kubernetes cluster
   sign                sign on an operator's word: one request, or a directory of them
   list, show          what was issued and refused; the authority itself
   revoke CHASSIS      cut a node off
+  admit CHASSIS       let a revoked node come back
   rotate-ca           roll over to a new root, step by step
   verify-log          find changed, moved and missing entries
   backup, restore     all of the state in one file
@@ -60,7 +62,14 @@ def wall_clock() -> datetime:
 
 def open_store(state: str) -> Store:
     """The state directory. Raises StoreError."""
-    return Store(RealFiles(), Path(state))
+    return Store(*open_files(state))
+
+
+def open_files(state: str) -> tuple[Files, Path]:
+    """Where a state is: a directory, or kubernetes:NAMESPACE/NAME. Raises UsageError."""
+    if state.startswith(kubernetes_cli.STATE):
+        return kubernetes_cli.open_files(state)
+    return RealFiles(), Path(state)
 
 
 def open_desk(state: str) -> LocalDesk:
@@ -87,7 +96,10 @@ def _command(commands: Any, name: str, handler: Handler, text: str) -> Adder:
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(handler=handler)
     parser.add_argument(
-        "--state", metavar="DIR", default=DEFAULT_STATE, help="state directory (%(default)s)"
+        "--state",
+        metavar="DIR",
+        default=DEFAULT_STATE,
+        help=f"state directory, or {kubernetes_cli.STATE}NAMESPACE/NAME (%(default)s)",
     )
     add: Adder = parser.add_argument
     return add
@@ -127,6 +139,8 @@ def _add_issuing(commands: Any) -> None:
     add = _command(commands, "revoke", _revoke, "cut a node off, or revoke one certificate")
     add("chassis", metavar="CHASSIS", nargs="?")
     add("--serial", help="this certificate only; the node keeps its name")
+    add = _command(commands, "admit", _admit, "let a revoked node have a certificate again")
+    add("chassis", metavar="CHASSIS")
 
 
 def _add_serving(commands: Any) -> None:
@@ -139,6 +153,8 @@ def _add_serving(commands: Any) -> None:
     )
     add("--address", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 (nodes come from everywhere)
     add("--port", type=int, default=8443, help="(%(default)s)")
+    text = "answer CertificateSigningRequests of a Kubernetes cluster"
+    kubernetes_cli.add_arguments(_command(commands, "serve-kubernetes", _serve_kubernetes, text))
 
 
 def _add_looking(commands: Any) -> None:
@@ -171,13 +187,12 @@ def _add_keeping(commands: Any) -> None:
 def _init(flags: argparse.Namespace) -> int:
     values = vars(flags)
     chosen = {f.name: values[f.name] for f in fields(CaSettings) if f.name in values}
-    # Two authorities of one name and different keys confuse every verifier that knows both.
-    chosen["name"] = flags.name or f"ovn-ipsec CA {secrets.token_hex(4)}"
+    chosen["name"] = _root_name(flags.name)
     settings = CaSettings(**chosen, automatic_rollover=not flags.manual_rollover)
-    path = Path(flags.state)
-    roots.init_authority(RealFiles(), path, settings, wall_clock(), office.random_serial)
+    roots.init_authority(*open_files(flags.state), settings, wall_clock(), office.random_serial)
     print(
-        f"{path}: authority {settings.name!r} is ready; keep a backup of it: ovn-ipsec-ca backup"
+        f"{flags.state}: authority {settings.name!r} is ready; keep a backup of it: "
+        "ovn-ipsec-ca backup"
     )
     return 0
 
@@ -201,10 +216,16 @@ def _serve(flags: argparse.Namespace) -> int:
         from ca.est_tls import SelfIssued
     except ImportError as error:
         raise UsageError(f"{error}; install it with: pip install 'ovn-ipsec[ca]'") from error
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    _log_to_stderr()
     desk = open_desk(flags.state)
     serve(desk, SelfIssued(desk, tuple(flags.name), wall_clock), flags.address, flags.port)
+    return 0
+
+
+def _serve_kubernetes(flags: argparse.Namespace) -> int:
+    _log_to_stderr()
+    settings = CaSettings(_root_name(flags.name))
+    kubernetes_cli.serve(flags, settings, DEFAULT_STATE, wall_clock, office.random_serial)
     return 0
 
 
@@ -234,6 +255,12 @@ def _revoke(flags: argparse.Namespace) -> int:
         return 0
     entry = office.revoke_node(desk, flags.chassis)
     print(f"{flags.chassis} is revoked: {len(entry.serials)} certificates and its unused tokens")
+    return 0
+
+
+def _admit(flags: argparse.Namespace) -> int:
+    office.admit_node(open_desk(flags.state), flags.chassis)
+    print(f"{flags.chassis} may have a certificate again, for a new key")
     return 0
 
 
@@ -286,7 +313,7 @@ def _rotate(flags: argparse.Namespace) -> int:
 
 def _verify(flags: argparse.Namespace) -> int:
     if flags.rebuild_head:
-        rebuild_head(RealFiles(), Path(flags.state))
+        rebuild_head(*open_files(flags.state))
     store = open_store(flags.state)
     if flags.expect:
         store.expect_head(flags.expect)
@@ -313,6 +340,16 @@ def _restore(flags: argparse.Namespace) -> int:
         "is not in it: revoke such nodes again, and give new tokens to those that joined since"
     )
     return 0
+
+
+def _root_name(given: str | None) -> str:
+    # Two authorities of one name and different keys confuse every verifier that knows both.
+    return given or f"ovn-ipsec CA {secrets.token_hex(4)}"
+
+
+def _log_to_stderr() -> None:
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
 
 
 def duration_s(text: str) -> int:

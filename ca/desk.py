@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from ca import authority, roots
 from ca.authority import Issuer, RevokedSerial
 from ca.csr import CsrFacts, PublicKey, digest_of_key, key_fault, read_csr
-from ca.entries import Acknowledged, Denied, Issued, ServerIssued
+from ca.entries import Acknowledged, Denied, Issued, NodeBound, ServerIssued
 from ca.errors import CaError, RolloverError, StoreError
 from ca.inventory import proof_of
 from ca.lifetime import validity
@@ -246,6 +246,8 @@ class LocalDesk:
             serial,
         )
         der = leaf.public_bytes(Encoding.DER)
+        if grant.node and batch.inventory.node_of.get(grant.chassis_id.lower()) != grant.node:
+            batch.add(NodeBound(now, grant.chassis_id, grant.node))
         batch.add(
             Issued(
                 now,

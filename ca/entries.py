@@ -20,6 +20,7 @@ class How(StrEnum):
     TOKEN = "token"  # noqa: S105 (not a password)
     CERTIFICATE = "certificate"
     OPERATOR = "operator"
+    NODE = "node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,23 @@ class Revoked:
     serials: tuple[str, ...]
     node: bool
     """The node itself: its name is on the deny-list until it is admitted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An operator lets a revoked node come back, by whatever proof it has."""
+
+    at: datetime
+    chassis_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBound:
+    """A chassis id is this Kubernetes Node's for as long as it has a live certificate."""
+
+    at: datetime
+    chassis_id: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,8 @@ Entry = (
     Issued
     | Denied
     | Revoked
+    | Admitted
+    | NodeBound
     | TokenMade
     | ServerIssued
     | RootAdded
@@ -165,6 +185,8 @@ _KINDS: dict[str, type[Entry]] = {
     "issued": Issued,
     "denied": Denied,
     "revoked": Revoked,
+    "admitted": Admitted,
+    "node-bound": NodeBound,
     "token-made": TokenMade,
     "server-issued": ServerIssued,
     "root-added": RootAdded,

@@ -25,6 +25,9 @@ _LONGEST_NAP_S = 0.02
 class Files(Protocol):
     """File operations. All raise OSError; files are readable by their owner alone."""
 
+    def at_once(self) -> AbstractContextManager[None]:
+        """A state is made inside. It appears at the end, whole, where that is possible."""
+
     def make_dir(self, path: Path) -> None:
         """Make a directory of mode 0700 unless it exists."""
 
@@ -77,6 +80,10 @@ class RealFiles:
 
     def __init__(self, *, keep_owner: bool = False) -> None:
         self._keep_owner = keep_owner
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """See ``Files``: one file after the other."""
+        return contextlib.nullcontext()
 
     def make_dir(self, path: Path) -> None:
         """See ``Files``."""

@@ -17,9 +17,11 @@ from cryptography import x509
 from ca.csr import CsrFacts
 from ca.entries import (
     Acknowledged,
+    Admitted,
     Denied,
     Entry,
     Issued,
+    NodeBound,
     Restored,
     Revoked,
     RootAdded,
@@ -29,7 +31,7 @@ from ca.entries import (
     TokenMade,
 )
 from ca.policy import Standing, TokenStanding, proven_by
-from ca.requests import ByCertificate, ByToken, Requester, bundle_digest
+from ca.requests import ByCertificate, ByNode, ByToken, Requester, bundle_digest
 from ca.tokens import token_digest
 
 _REFUSALS_KEPT = 20_000
@@ -68,11 +70,15 @@ class Inventory:
         """Grows whenever there is something new for a CRL to say."""
         self.denied_names: dict[str, datetime] = {}
         """Ids of revoked nodes that were not admitted again."""
+        self.node_of: dict[str, str] = {}
+        """The Kubernetes Node that an id was last given to."""
         self.refusals: dict[str, Denied] = {}
         """By proof; the newest ones."""
         self.servers: dict[str, ServerIssued] = {}
         self.issued: dict[str, Issued] = {}
         """By serial; expired ones go after a day."""
+        self._admitted: set[str] = set()
+        self._ids_of_node: dict[str, set[str]] = {}
         self._replaced: set[str] = set()
         self._serials_of: dict[str, list[str]] = {}
         self._serial_by_der: dict[bytes, str] = {}
@@ -92,6 +98,10 @@ class Inventory:
                 self._apply_denied(entry)
             case Revoked():
                 self._apply_revoked(entry)
+            case Admitted():
+                self._admitted.add(entry.chassis_id.lower())
+            case NodeBound():
+                self._apply_bound(entry)
             case TokenMade():
                 self._apply_token(entry)
             case ServerIssued():
@@ -129,6 +139,9 @@ class Inventory:
             key_revoked=csr.key_digest in self._revoked_keys,
             spelling=self._spelling.get(claimed),
             refused_before=refusal.reasons if refusal else (),
+            pinned=self.node_of.get(claimed) if live else None,
+            other_ids=self._other_ids(requester, claimed, now),
+            cut_off=claimed in self.denied_names and claimed not in self._admitted,
             recent=tuple(self._recent.get(claimed, ())),
             recent_unproven=tuple(self._unproven),
         )
@@ -192,6 +205,12 @@ class Inventory:
         for token in stale:
             del self.tokens[self._digest_by_handle.pop(token.handle)]
 
+    def _other_ids(self, requester: Requester, claimed: str, now: datetime) -> tuple[str, ...]:
+        if not isinstance(requester, ByNode):
+            return ()
+        names = self._ids_of_node.get(requester.node, set()) - {claimed}
+        return tuple(sorted(name for name in names if any(self.live(name, now))))
+
     def _credentials(self, requester: Requester) -> tuple[TokenStanding | None, Issued | None]:
         if isinstance(requester, ByToken):
             return self.tokens.get(token_digest(requester.chassis_id, requester.secret)), None
@@ -210,6 +229,7 @@ class Inventory:
         self._key_owners[entry.key] = self._key_owners.get(entry.key, frozenset()) | {name}
         self._spelling.setdefault(name, entry.chassis_id)
         self._replaced.update(entry.replaces)
+        self._admitted.discard(name)
         if self.denied_names.pop(name, None) is not None:
             self.revocations += 1
         self._note_request(name, entry.at)
@@ -235,6 +255,7 @@ class Inventory:
         if entry.node:
             name = entry.chassis_id.lower()
             self.denied_names[name] = entry.at
+            self._admitted.discard(name)
             mine = [d for d, t in self.tokens.items() if t.chassis_id.lower() == name]
             self._void_tokens(mine)
 
@@ -243,6 +264,12 @@ class Inventory:
             entry.handle, entry.chassis_id, entry.expires, entry.replace
         )
         self._digest_by_handle[entry.handle] = entry.digest
+
+    def _apply_bound(self, entry: NodeBound) -> None:
+        name = entry.chassis_id.lower()
+        self._ids_of_node.get(self.node_of.get(name, ""), set()).discard(name)
+        self.node_of[name] = entry.node
+        self._ids_of_node.setdefault(entry.node, set()).add(name)
 
     def _apply_root(self, entry: RootAdded) -> None:
         certificate = x509.load_der_x509_certificate(entry.der)
@@ -277,6 +304,8 @@ def proof_of(csr: CsrFacts, requester: Requester) -> str:
         proof = token_digest(requester.chassis_id, requester.secret)
     elif isinstance(requester, ByCertificate):
         proof = sha256(requester.der).hexdigest()
+    elif isinstance(requester, ByNode):
+        proof = " ".join([requester.node, requester.chassis_id, *requester.doubts])
     else:
         proof = f"{requester.chassis_id.lower()} {requester.replace}"
     return sha256(f"{proven_by(requester)} {proof} {csr.digest}".encode()).hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ca.desk import LocalDesk
-from ca.entries import Revoked, TokenMade
+from ca.entries import Admitted, Revoked, TokenMade
 from ca.errors import UsageError
 from ca.policy import chassis_id_fault
 from ca.store import Batch
@@ -69,6 +69,17 @@ def revoke_node(desk: LocalDesk, chassis_id: str) -> Revoked:
         return entry
 
     return desk.submit(work)
+
+
+def admit_node(desk: LocalDesk, chassis_id: str) -> None:
+    """Let a revoked node have a certificate again, with a new key. Raises UsageError."""
+
+    def work(batch: Batch, now: datetime) -> None:
+        if chassis_id.lower() not in batch.inventory.denied_names:
+            raise UsageError(f"{chassis_id}: not revoked; see ovn-ipsec-ca list")
+        batch.add(Admitted(now, chassis_id))
+
+    desk.submit(work)
 
 
 def revoke_serial(desk: LocalDesk, serial: str) -> Revoked:

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from ca.csr import CsrFacts, PublicKey
 from ca.entries import How, Issued
 from ca.lifetime import renewal_moment
-from ca.requests import ByCertificate, ByOperator, ByToken, CaBusy, Requester
+from ca.requests import ByCertificate, ByNode, ByOperator, ByToken, CaBusy, Requester
 
 _CHASSIS_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", re.ASCII)
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*", re.ASCII)
@@ -66,6 +66,12 @@ class Standing:
     key_revoked: bool = False
     spelling: str | None = None
     """How the id's first certificate spelled it."""
+    pinned: str | None = None
+    """The Kubernetes Node that the id's live certificates were given to."""
+    other_ids: tuple[str, ...] = ()
+    """Other ids that the requesting Node has live certificates of."""
+    cut_off: bool = False
+    """The id was revoked, and nobody has admitted it again."""
     refused_before: tuple[str, ...] = ()
     """Reasons given to this request with this proof."""
     recent: tuple[datetime, ...] = ()
@@ -82,6 +88,8 @@ class Grant:
     public_key: PublicKey
     token: str = ""
     replaces: tuple[str, ...] = ()
+    node: str = ""
+    """The Kubernetes Node that has the id from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +127,19 @@ def decide(
     if standing.same_request is not None and not _is_due(standing.same_request, now):
         return Repeat(standing.same_request)
     if how is not How.OPERATOR:
-        if refused:
+        # What a Node's refusal was for is found in the cluster, and may be mended there.
+        if refused and how is not How.NODE:
             return Refusal(chassis_id, how, True, refused, fresh=False)
         _wait(standing.recent, rules, now)
     faults = _content_faults(csr, claimed) + _history_faults(chassis_id, how, requester, standing)
     if faults or csr.public_key is None:
         reasons = _few(faults)
         return Refusal(chassis_id, how, True, reasons, fresh=reasons != refused)
-    replaces = () if how is How.CERTIFICATE else tuple(item.serial for item in standing.live)
+    renews = how in (How.CERTIFICATE, How.NODE)
+    replaces = () if renews else tuple(item.serial for item in standing.live)
     token = standing.token.handle if how is How.TOKEN and standing.token else ""
-    return Grant(chassis_id, how, csr.public_key, token, replaces)
+    node = requester.node if isinstance(requester, ByNode) else ""
+    return Grant(chassis_id, how, csr.public_key, token, replaces, node)
 
 
 def chassis_id_fault(name: str) -> str | None:
@@ -152,6 +163,8 @@ def proven_by(requester: Requester) -> How:
     """The word for the requester's proof."""
     if isinstance(requester, ByToken):
         return How.TOKEN
+    if isinstance(requester, ByNode):
+        return How.NODE
     return How.CERTIFICATE if isinstance(requester, ByCertificate) else How.OPERATOR
 
 
@@ -162,6 +175,8 @@ def _prove(
     how = proven_by(requester)
     if isinstance(requester, ByOperator):
         return how, requester.chassis_id, []
+    if isinstance(requester, ByNode):
+        return how, requester.chassis_id, list(requester.doubts)
     if isinstance(requester, ByToken):
         token = standing.token
         if token is None:
@@ -217,12 +232,40 @@ def _history_faults(
         faults.append(f"this public key belongs to another chassis{whose}; make a new key")
     if standing.key_revoked:
         faults.append("this public key is that of a revoked certificate; make a new key")
-    if standing.live and not _may_replace(requester, standing):
+    if isinstance(requester, ByNode):
+        faults += _node_faults(chassis_id, requester, standing)
+    elif standing.live and not _may_replace(requester, standing):
         newest = standing.live[-1]
         faults.append(
             f"{chassis_id} has a certificate (serial {newest.serial}, until {newest.not_after}); "
             "renew with it, or let an operator revoke it or allow its replacement (--replace)"
         )
+    return faults
+
+
+def _node_faults(chassis_id: str, requester: ByNode, standing: Standing) -> list[str]:
+    """A Node keeps the id it was first given for as long as it has a live certificate."""
+    faults = []
+    if standing.cut_off:
+        faults.append(f"{chassis_id} was revoked; an operator lets it back with: admit")
+    if standing.other_ids:
+        faults.append(
+            f"Node {requester.node} has a certificate as {', '.join(standing.other_ids)}, its "
+            f"chassis id was changed to {chassis_id}; let an operator revoke the former"
+        )
+    if standing.live and standing.pinned is None:
+        faults.append(
+            f"{chassis_id} has a certificate (serial {standing.live[-1].serial}) that no Node was "
+            "given; let an operator revoke it"
+        )
+    elif standing.live and standing.pinned != requester.node:
+        faults.append(
+            f"{chassis_id} is Node {standing.pinned}, which has a live certificate; let an "
+            "operator revoke it if this Node takes its place"
+        )
+    elif requester.claimants and not standing.live:
+        others = ", ".join(requester.claimants)
+        faults.append(f"{chassis_id} is claimed by other Nodes, too: {others}; one must change")
     return faults
 
 

@@ -1,7 +1,7 @@
 """Who asks for a certificate, and the desk that answers: what front ends and authority share.
 
 A front end (EST, directory, command line, Kubernetes) authenticates the requester and hands over
-what was proven, as one of the three requesters below. It decides nothing else: the desk checks
+what was proven, as one of the four requesters below. It decides nothing else: the desk checks
 the token or certificate itself, asks the policy, signs and records.
 """
 
@@ -46,7 +46,22 @@ class ByOperator:
     """The id may have a live certificate; it is given another, for this key."""
 
 
-Requester = ByToken | ByCertificate | ByOperator
+@dataclass(frozen=True, slots=True)
+class ByNode:
+    """A Kubernetes Node, which the API server has authenticated.
+
+    The front end has found out which Node asks and which chassis that is. What it missed on the
+    way is in ``doubts``, and then nothing is proven.
+    """
+
+    node: str
+    chassis_id: str
+    claimants: tuple[str, ...] = ()
+    """Other Nodes that say that they are this chassis."""
+    doubts: tuple[str, ...] = ()
+
+
+Requester = ByToken | ByCertificate | ByOperator | ByNode
 
 
 class RequestDenied(CaError):  # noqa: N818 (an answer, not a malfunction)

@@ -237,26 +237,33 @@ def create(
     Raises StoreError, above all when there is something in the directory.
     """
     try:
-        files.make_dir(directory)
-        present = files.names(directory)
-        if SETTINGS_NAME in present:
-            raise StoreError(f"{directory}: an authority is here already; see ovn-ipsec-ca show")
-        if present:
-            raise StoreError(
-                f"{directory}: not empty ({', '.join(present[:5])}), but no authority either; "
-                "if an init was interrupted, remove its contents"
-            )
-        files.make_dir(directory / KEYS_NAME)
-        _write_key(files, directory, key)
-        log = IssuedLog(files, directory)
-        log.create()
-        log.append(entries)
-        write_atomically(files, directory / SETTINGS_NAME, ca_settings.to_json(settings))
-        files.sync_dir(directory.parent)
+        with files.at_once():
+            _create(files, directory, settings, key, entries)
     except OSError as error:
         raise StoreError(
             f"cannot make an authority in {directory}: {error.strerror or error}"
         ) from error
+
+
+def _create(
+    files: Files, directory: Path, settings: CaSettings, key: PrivateKey, entries: list[Entry]
+) -> None:
+    files.make_dir(directory)
+    present = files.names(directory)
+    if SETTINGS_NAME in present:
+        raise StoreError(f"{directory}: an authority is here already; see ovn-ipsec-ca show")
+    if present:
+        raise StoreError(
+            f"{directory}: not empty ({', '.join(present[:5])}), but no authority either; "
+            "if an init was interrupted, remove its contents"
+        )
+    files.make_dir(directory / KEYS_NAME)
+    _write_key(files, directory, key)
+    log = IssuedLog(files, directory)
+    log.create()
+    log.append(entries)
+    write_atomically(files, directory / SETTINGS_NAME, ca_settings.to_json(settings))
+    files.sync_dir(directory.parent)
 
 
 def rebuild_head(files: Files, directory: Path) -> None:

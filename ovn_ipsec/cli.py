@@ -5,6 +5,8 @@ ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec status                  is every tunnel encrypted, and if not, why?
 ovn-ipsec support-bundle          what a helper needs to see, without secrets
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
+ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
+ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ovs.daemon
 import ovs.dirs
 import ovs.fatal_signal
 import ovs.jsonrpc
+import ovs.stream
 import ovs.util
 import ovs.vlog
 
@@ -30,6 +36,11 @@ import ovn_ipsec
 from ovn_ipsec.agent.json_log import JsonFormatter
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.cluster.databases import LocalSwitch, Northbound, Southbound
+from ovn_ipsec.cluster.follow import Follower
+from ovn_ipsec.cluster.rollout import RollOut
+from ovn_ipsec.cluster.settings import FollowSettings, parse_cluster_arguments
+from ovn_ipsec.cluster.stages import Goal
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
@@ -42,8 +53,9 @@ from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
 from ovn_ipsec.identity.denylist import build_deny_list
 from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.kubernetes import KubernetesWay
 from ovn_ipsec.identity.model import Level
-from ovn_ipsec.identity.node import build_enrolment, run, run_once
+from ovn_ipsec.identity.node import build_courier, build_enrolment, run, run_once
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
@@ -81,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "agent": _agent,
         "guard": _guard,
         "enroll": _enroll,
+        "cluster": _cluster,
+        "render": _render,
         "status": _status,
         "support-bundle": _support_bundle,
     }
@@ -222,6 +236,7 @@ def _build_agent(settings: Settings) -> Agent:
         ),
         Policy(
             guard_mode=settings.guard_mode,
+            guard_follow=settings.guard_follow,
             guard_ports=settings.guard_ports,
             allow_plain=settings.allow_plain,
             use_default_crypto=settings.use_default_crypto,
@@ -288,27 +303,99 @@ def _enroll(argv: Sequence[str]) -> int:
         level=logging.DEBUG if settings.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    stop = threading.Event()
+    stop, news = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        news.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
+
+    def wait(seconds: float) -> bool:
+        """Until there is something to do; True when the process shall end."""
+        news.wait(seconds)
+        news.clear()
+        return stop.is_set()
+
+    courier = build_courier(settings)
+    if isinstance(courier, KubernetesWay):
+        courier.on_news = news.set
     generations = Generations(settings.directory)
     try:
-        enrolment = build_enrolment(settings, generations, wall_clock)
+        enrolment = build_enrolment(settings, generations, wall_clock, courier)
         if not settings.once:
-            deny_list = build_deny_list(settings, enrolment.credentials)
+            deny_list = build_deny_list(settings, enrolment.credentials, courier)
             # A daemon: it may be waiting for an answer when the process is told to end.
             follower = threading.Thread(
                 target=deny_list.follow, args=(stop.wait,), name="deny-list", daemon=True
             )
             follower.start()
-            run(enrolment, wall_clock, stop.wait)
+            run(enrolment, wall_clock, wait)
             return 0
-        decision = run_once(enrolment, wall_clock, stop.wait, settings.timeout_s)
+        decision = run_once(enrolment, wall_clock, wait, settings.timeout_s)
     finally:
         generations.close()
     if not decision.in_place:
         raise EnrolmentError(decision.reason)
     return 3 if decision.level is Level.ALARM else 0
+
+
+def _cluster(argv: Sequence[str]) -> int:
+    """``ovn-ipsec cluster``: 0 done or in order, 2 not (yet)."""
+    settings = parse_cluster_arguments(argv)
+    keep_rows_out_of_the_log()
+    if settings.keys is not None:
+        ovs.stream.Stream.ssl_set_private_key_file(str(settings.keys.private_key))
+        ovs.stream.Stream.ssl_set_certificate_file(str(settings.keys.certificate))
+        ovs.stream.Stream.ssl_set_ca_cert_file(str(settings.keys.ca_cert))
+    if isinstance(settings, FollowSettings):
+        return _follow(settings)
+    roll_out = RollOut(
+        Northbound(settings.nb),
+        Southbound(settings.sb),
+        _unix_time,
+        partial(print, flush=True),
+        settings.ignored,
+    )
+    if settings.action == "status":
+        return 0 if roll_out.status() else 2
+    deadline = time.monotonic() + settings.timeout_s
+    if roll_out.reach(Goal(settings.action), lambda: time.monotonic() >= deadline, time.sleep):
+        return 0
+    print("Time is up; run the command again, or go on without a node by --ignore NODE")
+    return 2
+
+
+def _unix_time() -> float:
+    return wall_clock().timestamp()
+
+
+def _follow(settings: FollowSettings) -> int:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    switch = LocalSwitch(settings.database)
+    follower = Follower(switch, settings.sb, settings.agent, _unix_time)
+    follower.follow(stop.wait, random.SystemRandom().random)
+    return 0
+
+
+def _render(argv: Sequence[str]) -> int:
+    """``ovn-ipsec render``: what is wrong with the manifest, or how to go on, in lines."""
+    try:
+        # Needs the YAML library, which the agent does without.
+        from ovn_ipsec.render.command import parse_render_arguments, render
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"render: {error.name} is not installed; pip install 'ovn-ipsec[render]'"
+        ) from error
+    for line in render(parse_render_arguments(argv)):
+        print(line)
+    return 0
 
 
 def _name_process() -> None:

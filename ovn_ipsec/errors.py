@@ -35,6 +35,10 @@ class EnrolmentError(OvnIpsecError):
     """A step of getting, checking or installing the node's identity failed; it is tried again."""
 
 
+class ClusterError(OvnIpsecError):
+    """A step of a roll-out over the whole cluster failed, or cannot be judged."""
+
+
 class BusyError(EnrolmentError):
     """The authority asks to come again later."""
 
@@ -45,3 +49,7 @@ class BusyError(EnrolmentError):
 
 class RefusedError(EnrolmentError):
     """The authority denied the request; asking again with the same request cannot help."""
+
+
+class RenderError(OvnIpsecError):
+    """The cluster network manifest cannot be used; one line for each problem, with its place."""

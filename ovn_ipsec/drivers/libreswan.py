@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,6 +52,7 @@ from ovn_ipsec.model.steps import (
 
 _OWN_LOAD_WAIT_S = 10.0
 _OWN_LOAD_POLL_S = 0.02
+_KINDS_MOST = 1000
 _UNKNOWN_CONNECTION = re.compile(r'no connection (?:or alias )?named "')
 
 
@@ -64,6 +65,11 @@ class _Load:
     files: TunnelFiles
     names: tuple[str, ...]
     error: str | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """All that an operator's options have a part in."""
+        return type(self.step.config.auth), self.step.config.keywords
 
 
 @dataclass(slots=True)
@@ -96,6 +102,8 @@ class Libreswan:
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
+        self._accepted: set[Hashable] = set()
+        self._accepted_by = ""
         self._details: Mapping[str, SaDetail] = {}
 
     @property
@@ -267,18 +275,32 @@ class Libreswan:
         self._confirm(good, said.stdout + said.stderr)
 
     def _check(self, loads: list[_Load]) -> None:
-        """libreswan's own parser on every tunnel, before a file is written.
+        """libreswan's own parser, before a file is written.
 
-        One file that it rejects would keep pluto from loading any at its next start.
+        One file that it rejects would keep pluto from loading any at its next start. What differs
+        between tunnels of one kind was validated when it was rendered, so that one tunnel speaks
+        for its kind as long as this pluto lives.
         """
-        batch = text.join_batch(load.connections for load in loads)
+        if self._accepted_by != self._seen.generation or len(self._accepted) > _KINDS_MOST:
+            self._accepted, self._accepted_by = set(), self._seen.generation
+        fresh = {load.kind: load for load in loads if load.kind not in self._accepted}
+        if not fresh:
+            return
+        batch = text.join_batch(load.connections for load in fresh.values())
         if parses(self._pluto.addconn(batch, "--checkconfig")):
+            self._accepted |= fresh.keys()
             return
         for load in loads:
-            done = self._pluto.addconn(load.connections, "--checkconfig")
-            if not parses(done):
-                said = complaint(done.stderr + done.stdout)
-                load.error = f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
+            if load.kind in fresh:
+                load.error = self._complaint(load)
+
+    def _complaint(self, load: _Load) -> str | None:
+        """What libreswan's parser has against this tunnel alone."""
+        done = self._pluto.addconn(load.connections, "--checkconfig")
+        if parses(done):
+            return None
+        said = complaint(done.stderr + done.stdout)
+        return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
 
     def _write(self, loads: Iterable[_Load]) -> None:
         wanted = [load for load in loads if load.error is None]
@@ -298,6 +320,10 @@ class Libreswan:
                 load.error = (
                     f"tunnel {load.step.tunnel}: libreswan did not load {missing[0]}: {reason}"
                 )
+                self._accepted.discard(load.kind)
+                if (rejected := self._complaint(load)) is not None:
+                    load.error = rejected
+                    self._store.remove(load.step.tunnel)
 
     def _reread_secrets(self) -> None:
         # Its output repeats a malformed secret in clear: never passed on.

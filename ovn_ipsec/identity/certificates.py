@@ -238,6 +238,7 @@ def describe(number: int, identity: Identity) -> Generation:
         bundle_digest=bundle_digest(identity.bundle),
         issuer=fingerprint(root),
         jitter=int.from_bytes(sha256(der).digest()[:8], "big") / 2**64,
+        roots=len(identity.bundle),
     )
 
 

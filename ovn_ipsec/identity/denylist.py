@@ -21,6 +21,7 @@ from ovn_ipsec.identity.certificates import bundle_digest, load_roots, signed_li
 from ovn_ipsec.identity.disk import Disk
 from ovn_ipsec.identity.drop import DropDirectory
 from ovn_ipsec.identity.est import Credentials, EstServer, Lists
+from ovn_ipsec.identity.kubernetes import KubernetesWay
 from ovn_ipsec.identity.node import Database, Wait
 from ovn_ipsec.identity.ovsdb import NodeDatabase
 from ovn_ipsec.identity.settings import EnrollSettings
@@ -38,7 +39,7 @@ _LONGEST_RETRY_S = 60.0
 
 
 class Source(Protocol):
-    """Where lists come from: ``EstServer`` or ``DropDirectory``."""
+    """Where lists come from: ``EstServer``, ``DropDirectory`` or ``KubernetesWay``."""
 
     def lists(self, own: Credentials, known: str | None) -> Lists | None:
         """The CRLs, None when there are no others than those of the tag. Raises EnrolmentError.
@@ -180,16 +181,15 @@ class DenyList:
 
 
 def build_deny_list(
-    settings: EnrollSettings, credentials: Callable[[], Credentials | None]
+    settings: EnrollSettings,
+    credentials: Callable[[], Credentials | None],
+    courier: DropDirectory | KubernetesWay | None,
 ) -> DenyList:
     """The deny-list that the settings describe, for a thread of its own."""
     database = NodeDatabase(settings.database)  # its own, too
-    if settings.drop_directory is not None:
-        drop = DropDirectory(settings.drop_directory)
-        directory = settings.directory
-        return DenyList(directory, drop, credentials, database, look_s=_LOOK_DIRECTORY_S)
-    server = EstServer(settings.url or "", settings.server_name)
-    return DenyList(settings.directory, server, credentials, database)
+    source = courier or EstServer(settings.url or "", settings.server_name)
+    look_s = _LOOK_DIRECTORY_S if isinstance(courier, DropDirectory) else _LOOK_S
+    return DenyList(settings.directory, source, credentials, database, look_s=look_s)
 
 
 def _roots(path: Path) -> tuple[x509.Certificate, ...]:

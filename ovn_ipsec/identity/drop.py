@@ -17,7 +17,7 @@ from cryptography import x509
 
 from ovn_ipsec.errors import BusyError, EnrolmentError
 from ovn_ipsec.identity.certificates import load_certificate, load_roots, request_pem, roots_among
-from ovn_ipsec.identity.est import Credentials, Lists
+from ovn_ipsec.identity.est import Credentials, Lists, Roots
 
 BUNDLE = "bundle.pem"
 CRL = "crl.pem"
@@ -50,8 +50,8 @@ class DropDirectory:
             raise BusyError(f"{answer}: is for an earlier request; sign {request}", _LOOK_S)
         return certificate
 
-    def bundle(self) -> tuple[x509.Certificate, ...]:
-        """The roots. Raises BusyError until they are there, EnrolmentError."""
+    def roots(self) -> Roots:
+        """Whom to trust. Raises BusyError until they are there, EnrolmentError."""
         path = self._directory / BUNDLE
         found = _content(path)
         if found is None:
@@ -59,7 +59,7 @@ class DropDirectory:
         roots = roots_among(load_roots(found))
         if not roots:
             raise EnrolmentError(f"{path}: holds no root")
-        return roots
+        return Roots(roots, None)
 
     def lists(self, own: Credentials, known: str | None) -> Lists | None:
         """The CRLs. None: there are no others than those of the tag, or none at all."""

@@ -23,6 +23,7 @@ class Way(StrEnum):
     TOKEN = "token"  # noqa: S105 (not a password)
     CERTIFICATE = "certificate"
     DIRECTORY = "directory"
+    KUBERNETES = "kubernetes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Generation:
     """SHA-256 of the root, of the bundle, that signed the certificate."""
     jitter: float
     """From 0 up to 1: this certificate's place in the spread of renewals."""
+    roots: int = 1
+    """How many the bundle has: two during a roll-over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,14 @@ class Pending:
 
     name: str
     public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeardRoots:
+    """The authority's roots, as they were heard of without having been asked for."""
+
+    digest: str
+    signing_root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Facts:
     pending: Pending | None = None
     ways: frozenset[Way] = frozenset()
     """The ways that are open now: whether there is a token, an address, a directory."""
+    heard: HeardRoots | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from cryptography import x509
 
-from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError
+from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError, SettingsError
 from ovn_ipsec.identity.certificates import (
     Identity,
     bundle_digest,
@@ -29,6 +29,7 @@ from ovn_ipsec.identity.certificates import (
 from ovn_ipsec.identity.drop import DropDirectory
 from ovn_ipsec.identity.est import Credentials, EstServer, Roots
 from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.kubernetes import KubernetesWay
 from ovn_ipsec.identity.model import (
     Acknowledge,
     Action,
@@ -71,6 +72,16 @@ class Database(Protocol):
         """Set these keys in one transaction. Raises EnrolmentError."""
 
 
+class Courier(Protocol):
+    """Carries the request to the authority instead of this process."""
+
+    def obtain(self, csr_der: bytes, name: str) -> x509.Certificate:
+        """The certificate. Raises BusyError until it is there, RefusedError, EnrolmentError."""
+
+    def roots(self) -> Roots:
+        """Whom to trust. Raises BusyError until they are known, EnrolmentError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What enrolment works with."""
@@ -81,7 +92,7 @@ class Parts:
     """UTC."""
     server: EstServer | None = None
     token_file: Path | None = None
-    drop: DropDirectory | None = None
+    courier: Courier | None = None
 
 
 class Enrolment:
@@ -123,6 +134,7 @@ class Enrolment:
             problem = str(error)
             return Facts(None, problem, generations=generations, damaged=damaged)
         chassis_id = settings.external_ids.get("system-id") or None
+        courier = self._parts.courier
         return Facts(
             chassis_id,
             None if chassis_id else "Open_vSwitch:external_ids has no system-id yet",
@@ -131,6 +143,7 @@ class Enrolment:
             damaged=damaged,
             pending=self._parts.generations.pending(),
             ways=self._ways(chassis_id),
+            heard=courier.heard if isinstance(courier, KubernetesWay) else None,
         )
 
     def _pointed_at(
@@ -143,7 +156,9 @@ class Enrolment:
         return None
 
     def _ways(self, chassis_id: str | None) -> frozenset[Way]:
-        if self._parts.drop is not None:
+        if isinstance(self._parts.courier, KubernetesWay):
+            return frozenset({Way.KUBERNETES})
+        if self._parts.courier is not None:
             return frozenset({Way.DIRECTORY})
         token = self._token(chassis_id or "")
         return frozenset({Way.CERTIFICATE, Way.TOKEN} if token else {Way.CERTIFICATE})
@@ -224,9 +239,9 @@ class Enrolment:
         _LOG.info("Generation %d of %s's identity is installed, valid until %s", number, name, end)
 
     def _answer(self, action: Obtain, csr_der: bytes, name: str) -> tuple[x509.Certificate, Roots]:
-        if action.way is Way.DIRECTORY and self._parts.drop is not None:
-            return self._parts.drop.obtain(csr_der, name), Roots(self._parts.drop.bundle(), None)
-        server = self._parts.server
+        courier, server = self._parts.courier, self._parts.server
+        if courier is not None:
+            return courier.obtain(csr_der, name), courier.roots()
         if server is None:
             raise EnrolmentError("no authority is named: give --url or --drop-directory")
         if action.way is Way.CERTIFICATE and action.current is not None:
@@ -241,8 +256,8 @@ class Enrolment:
         return load_certificate(der), server.roots(root)
 
     def _refresh(self, current: int) -> None:
-        if self._parts.drop is not None:
-            roots = Roots(self._parts.drop.bundle(), None)
+        if self._parts.courier is not None:
+            roots = self._parts.courier.roots()
         elif self._parts.server is not None:
             roots = self._parts.server.roots(self._credentials(current))
         else:
@@ -295,14 +310,31 @@ class Enrolment:
                 _LOG.debug("%s", error)
 
 
+def build_courier(settings: EnrollSettings) -> DropDirectory | KubernetesWay | None:
+    """Who carries the request; None: this process does, to ``--url``."""
+    if settings.cluster is not None:
+        # Not at the top: the client is an extra, large, and of no use on other ways.
+        try:
+            from ovn_ipsec.identity.kubernetes_api import ClusterApi  # noqa: PLC0415
+        except ImportError as error:
+            raise SettingsError(
+                f"--kubernetes: {error}; install it with: pip install 'ovn-ipsec[kubernetes]'"
+            ) from error
+        kubeconfig = settings.kubeconfig
+        return KubernetesWay(settings.cluster, lambda: ClusterApi(kubeconfig))
+    return DropDirectory(settings.drop_directory) if settings.drop_directory else None
+
+
 def build_enrolment(
-    settings: EnrollSettings, generations: Generations, clock: Callable[[], datetime]
+    settings: EnrollSettings,
+    generations: Generations,
+    clock: Callable[[], datetime],
+    courier: DropDirectory | KubernetesWay | None,
 ) -> Enrolment:
     """The process that the settings describe."""
     server = EstServer(settings.url, settings.server_name) if settings.url else None
-    drop = DropDirectory(settings.drop_directory) if settings.drop_directory else None
     database = NodeDatabase(settings.database)
-    parts = Parts(database, generations, clock, server, settings.token_file, drop)
+    parts = Parts(database, generations, clock, server, settings.token_file, courier)
     timing = Timing(bundle_interval=timedelta(seconds=settings.bundle_interval_s))
     return Enrolment(parts, settings.key_kind, timing)
 

@@ -152,8 +152,9 @@ class _Planner:
     def _way(self) -> Way | None:
         """The node's own certificate first; a token is for the first time, or after a refusal."""
         ways = self._facts.ways
-        if Way.DIRECTORY in ways:
-            return Way.DIRECTORY
+        for way in (Way.DIRECTORY, Way.KUBERNETES):
+            if way in ways:
+                return way
         usable = set(ways if self._current else ways - {Way.CERTIFICATE})
         open_ways = usable - self._memory.refused or usable
         for way in (Way.CERTIFICATE, Way.TOKEN):
@@ -165,13 +166,20 @@ class _Planner:
         current, checked = self._current, self._memory.bundle_checked_at
         if current is None:
             return None
-        if checked is not None:
+        if checked is not None and not self._heard_of_others(current):
             due = checked + self._bundle_interval(current)
             # A clock that was set back must not put the check off for years.
             if checked <= self._now < due:
                 self._wake(due)
                 return None
         return self._when_due(RefreshBundle(current.number))
+
+    def _heard_of_others(self, current: Generation) -> bool:
+        heard = self._facts.heard
+        return heard is not None and (heard.digest, heard.signing_root) != (
+            current.bundle_digest,
+            self._memory.signing_root,
+        )
 
     def _bundle_interval(self, current: Generation) -> timedelta:
         life = current.not_after - current.not_before
@@ -200,12 +208,29 @@ class _Planner:
         if current is None:
             return None
         moment = renewal_moment(current)
+        if Way.KUBERNETES in self._facts.ways and self._bundle_is_news(current):
+            moment = min(moment, self._spread(current, self._memory.pointed_since or self._now))
         since = self._memory.signing_root_since
         if since is not None and self._memory.signing_root not in (None, current.issuer):
-            # The old root is on its way out; nodes spread their renewals, but not for long.
-            spread = min(_REISSUE_MOST, (current.not_after - current.not_before) / 20)
-            moment = min(moment, since + spread * current.jitter)
+            # The old root is on its way out.
+            moment = min(moment, self._spread(current, since))
         return moment
+
+    def _bundle_is_news(self, current: Generation) -> bool:
+        """A roll-over's bundle came after the certificate.
+
+        A signer in Kubernetes learns from a certificate issued since that this node has it.
+        """
+        return current.roots > 1 and any(
+            each.public_key == current.public_key and each.bundle_digest != current.bundle_digest
+            for each in self._facts.generations
+            if each.number < current.number
+        )
+
+    def _spread(self, current: Generation, since: datetime) -> datetime:
+        """Nodes spread the renewals that a roll-over asks for, but not for long."""
+        most = min(_REISSUE_MOST, (current.not_after - current.not_before) / 20)
+        return since + most * current.jitter
 
     def _when_due(self, action: Action) -> Action | None:
         retry = self._memory.retries.get(type(action).__name__)

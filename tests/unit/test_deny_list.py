@@ -23,6 +23,7 @@ from ovn_ipsec.identity.denylist import DenyList, Source, build_deny_list
 from ovn_ipsec.identity.drop import DropDirectory
 from ovn_ipsec.identity.est import Credentials, EstServer, Lists
 from ovn_ipsec.identity.generations import Generations
+from ovn_ipsec.identity.node import build_courier
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from tests.est_server import HOST, est_server
 from tests.fake_desk import FakeDesk
@@ -335,4 +336,5 @@ def test_enrolment_lends_the_credentials_of_the_identity_in_use(tmp_path: Path) 
 @pytest.mark.parametrize("way", ["--url=https://ca", "--drop-directory=/nowhere"])
 def test_both_ways_of_enrolment_have_one(way: str) -> None:
     settings = parse_enroll_arguments(["unix:/nowhere", way])
-    assert build_deny_list(settings, lambda: None).follow_once() > 0
+    courier = build_courier(settings)
+    assert build_deny_list(settings, lambda: None, courier).follow_once() > 0

@@ -15,6 +15,7 @@ from ovn_ipsec.identity.model import (
     DropPending,
     Facts,
     Generation,
+    HeardRoots,
     Level,
     Memory,
     Obtain,
@@ -320,3 +321,48 @@ def test_renewals_come_in_time_for_years_with_an_authority_that_often_fails(
         if had is not None:
             assert current_generation(world.facts, world.now) is not None, "it ran out"
     assert world.facts.generations
+
+
+KUBERNETES = frozenset({Way.KUBERNETES})
+
+
+def test_roots_that_were_heard_of_are_taken_at_once_and_once() -> None:
+    facts = in_place(generation(jitter=0.5), ways=KUBERNETES, heard=HeardRoots("roots", "root"))
+    assert plan(facts, CHECKED, T0).action is None
+    others = replace(facts, heard=HeardRoots("both", "root"))
+    assert plan(others, CHECKED, T0).action == RefreshBundle(1)
+    switched = replace(facts, heard=HeardRoots("roots", "new"))
+    assert plan(switched, CHECKED, T0).action == RefreshBundle(1)
+    assert plan(switched, after_bundle(CHECKED, "new", T0), T0).action is None
+    failed = after_failure(CHECKED, RefreshBundle(1), "damaged", T0)
+    assert plan(others, failed, T0).action is None, "a damaged bundle must not be read in a loop"
+
+
+def due_of(facts: Facts, memory: Memory) -> datetime:
+    renew_at = plan(facts, memory, T0).renew_at
+    assert renew_at is not None
+    return renew_at
+
+
+def test_roll_overs_bundle_is_acknowledged_to_a_signer_in_kubernetes_by_a_renewal() -> None:
+    first = generation(1, public_key="key")
+    both = generation(2, public_key="key", bundle_digest="both", roots=2, jitter=0.5)
+    facts = in_place(first, both, ways=KUBERNETES)
+    memory = replace(CHECKED, pointed_since=T0)
+    due = T0 + 10 * DAY / 20 * 0.5
+    assert due_of(facts, memory) == due
+    assert plan(facts, memory, due).action == Prepare("node")
+    renewed = generation(3, bundle_digest="both", roots=2)
+    assert due_of(in_place(both, renewed, ways=KUBERNETES), memory) > due
+    # Other ways have another acknowledgement, and the end of a roll-over needs none.
+    assert due_of(replace(facts, ways=EST), memory) > due
+    retired = replace(both, roots=1)
+    assert due_of(in_place(first, retired, ways=KUBERNETES), memory) > due
+
+
+def test_request_in_kubernetes_needs_no_token() -> None:
+    facts = Facts("node", ways=KUBERNETES, pending=Pending("node", "key"))
+    assert plan(facts, Memory(), T0).action == Obtain(Way.KUBERNETES, None)
+    refused = after_failure(Memory(), Obtain(Way.KUBERNETES, None), "denied", T0, refused=True)
+    later = T0 + timedelta(minutes=5)
+    assert plan(facts, refused, later).action == Obtain(Way.KUBERNETES, None)

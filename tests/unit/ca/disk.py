@@ -56,6 +56,9 @@ class Disk:
                 survivor.durable = content
         return disk
 
+    def at_once(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def make_dir(self, path: Path) -> None:
         self._operate(path)
         self.directories.add(path)
