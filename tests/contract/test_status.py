@@ -119,6 +119,15 @@ def test_peer_without_connection_is_told_everywhere_and_the_key_nowhere(
     lines = [json.loads(line) for line in agent.log.read_text().splitlines()]
     events = [(line.get("event"), line.get("cause")) for line in lines]
     assert ("tunnel-cause", "no-proposal-chosen") in events
+    proof = agent.run("verify", "--json", "--seconds=1")
+    checks = {check["name"]: check["ok"] for check in json.loads(proof.stdout)["checks"]}
+    assert proof.returncode == 3
+    assert checks == {
+        "guard": True,
+        "tunnel tun-b": False,
+        "nothing leaves in clear": True,
+        "nothing comes in clear": True,
+    }
     bundle = tmp_path / "bundle.tar.gz"
     assert agent.run("support-bundle", f"--output={bundle}").returncode == 0
     unpacked = subprocess.run(["tar", "-xzOf", bundle], capture_output=True, check=True).stdout
