@@ -286,9 +286,12 @@ def test_guard_that_cannot_be_kept_is_a_problem_of_the_node(cluster: Cluster) ->
         node.run(["umount", "/usr/sbin/nft"])
 
 
-def test_all_is_well_in_the_end(cluster: Cluster) -> None:
-    with cluster.tunnel(SAME, SAME):
+def test_all_is_well_in_the_end_and_verify_proves_it(cluster: Cluster) -> None:
+    with cluster.tunnel(SAME, SAME), cluster.lab.traffic(cluster.a, cluster.b):
         wait_until(lambda: ask(cluster.a)[0] == 0, WITHIN_S, "everything is encrypted")
         summary = ask(cluster.a)[1]["summary"]
         assert summary["all_encrypted"] is True
         assert (summary["tunnels_encrypted"], summary["tunnels_total"]) == (1, 1)
+        argv = [sys.executable, "-m", "ovn_ipsec.cli", "verify", "--json", "--seconds=3"]
+        done = cluster.a.attempt(argv, environment={"PYTHONPATH": str(PROJECT)}, timeout_s=90)
+        assert done.returncode == 0, done.stdout
