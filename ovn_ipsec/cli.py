@@ -3,6 +3,7 @@
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec status                  is every tunnel encrypted, and if not, why?
+ovn-ipsec verify                  proof from the wire and the kernel
 ovn-ipsec support-bundle          what a helper needs to see, without secrets
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
@@ -77,6 +78,7 @@ from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
 from ovn_ipsec.status.unixctl import ControlServer
 from ovn_ipsec.support.bundle import Surroundings, write_bundle
+from ovn_ipsec.verify.command import run_verify
 
 PROGRAM = "ovs-monitor-ipsec"
 """Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "render": _render,
         "status": _status,
         "support-bundle": _support_bundle,
+        "verify": _verify,
     }
     if words and words[0] in commands:
         try:
@@ -278,6 +281,12 @@ def _status(argv: Sequence[str]) -> int:
     """``ovn-ipsec status``: 0 all encrypted, 3 not all, 4 no agent answers."""
     rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
     return run_status(argv, rundir, PROGRAM, sys.stdout)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    """``ovn-ipsec verify``: 0 every check passed, 3 one failed, 4 no agent answers."""
+    rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+    return run_verify(argv, rundir, PROGRAM, sys.stdout)
 
 
 def _support_bundle(argv: Sequence[str]) -> int:

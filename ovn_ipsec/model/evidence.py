@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Symptom(StrEnum):
@@ -111,6 +112,7 @@ class Evidence:
 _VERSIONED = re.compile(r"(.+?)(?:-(?:in|out))?-[0-9]+", re.DOTALL)
 
 
+@lru_cache(maxsize=4096)
 def connection_stem(name: str) -> str:
     """What the connections of one tunnel have in common, of whatever role and version."""
     match = _VERSIONED.fullmatch(name)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ovn_ipsec.model.causes import Cause, CauseCode, code_of
+from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.evidence import Evidence, Failure, Symptom, connection_stem
 from ovn_ipsec.model.snapshot import Snapshot, Subject, TunnelState, TunnelStatus
 
@@ -119,18 +120,26 @@ def _nss_cause(snapshot: Snapshot) -> Cause | None:
 
 
 def _node_causes(snapshot: Snapshot) -> tuple[Cause, ...]:
-    guard = snapshot.guard
-    causes = [_ike_cause(snapshot), _nss_cause(snapshot)]
-    if guard is not None and not (guard.present and guard.intact):
-        what = "is absent" if not guard.present else "was changed by somebody else"
-        causes.append(
-            Cause(
-                Code.GUARD_ABSENT,
-                f"the guard's nftables table {what}: tunnel packets may leave in clear",
-                "wait for the agent to restore it; see its log for what nft says",
-            )
-        )
+    causes = (_ike_cause(snapshot), _nss_cause(snapshot), _guard_cause(snapshot))
     return tuple(cause for cause in causes if cause is not None)
+
+
+def _guard_cause(snapshot: Snapshot) -> Cause | None:
+    for stale in snapshot.stale:
+        if stale.subject is Subject.GUARD:
+            text = f"the guard's nftables table cannot be read: {stale.reason}"
+            return Cause(Code.GUARD_ABSENT, text, "find out why nft fails on this node")
+    guard = snapshot.guard
+    if guard is None or (guard.present and guard.intact):
+        return None
+    if snapshot.guard_wanted is GuardMode.OFF:
+        return None
+    what = "is absent" if not guard.present else "was changed by somebody else"
+    return Cause(
+        Code.GUARD_ABSENT,
+        f"the guard's nftables table {what}: tunnel packets may leave in clear",
+        "wait for the agent to restore it; see its log for what nft says",
+    )
 
 
 _ESP_FILTERED = Cause(

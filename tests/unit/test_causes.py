@@ -191,6 +191,15 @@ def test_absent_guard_is_a_cause_of_the_node_and_touches_no_tunnel() -> None:
     assert told.tunnels == (UP,)
 
 
+def test_guard_that_is_off_by_choice_is_no_problem_and_one_that_cannot_be_read_is() -> None:
+    absent = GuardStatus(False, False, None, None, 0.0)
+    off = replace(NODE, guard=absent, guard_wanted=GuardMode.OFF)
+    assert diagnose(off, Evidence()).causes == ()
+    unread = replace(NODE, stale=(Stale(Subject.GUARD, "nft: exit code 1", None),))
+    (told,) = diagnose(unread, Evidence()).causes
+    assert told.code is CauseCode.GUARD_ABSENT and "nft: exit code 1" in told.text
+
+
 def test_cause_is_told_by_text_and_json() -> None:
     told = diagnose(replace(NODE, tunnels=(DOWN,)), log(Symptom.SILENT))
     text = render_tunnels(told, 1.0) or ""

@@ -1,0 +1,133 @@
+"""Judges what was found: PASS or FAIL, with the reason. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from ovn_ipsec.model.conns import (
+    GuardCounters,
+    GuardMode,
+    KernelPolicy,
+    KernelState,
+    ObservedGuard,
+)
+from ovn_ipsec.status.overview import Overview, PeerRow
+from ovn_ipsec.verify.packets import Kind
+
+CLOSED = frozenset({GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was proven, or not."""
+
+    name: str
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known without believing the agent, but for which tunnels there have to be."""
+
+    overview: Overview
+    guard: ObservedGuard
+    met: tuple[GuardCounters, GuardCounters]
+    """Packets without IPsec that the guard met: before and after the capture."""
+    policies: Collection[KernelPolicy]
+    states: Sequence[KernelState]
+    seconds: float
+    counts: Mapping[tuple[str, Kind, bool], int] = field(default_factory=dict)
+
+
+def judge(found: Found) -> tuple[Check, ...]:
+    """Every check, in the order in which people read them."""
+    tunnels = [_tunnel(row, found) for row in found.overview.rows]
+    return (_guard(found.guard), *tunnels, _sent(found), _received(found))
+
+
+def tunnel_ports(policies: Collection[KernelPolicy]) -> frozenset[int]:
+    """The UDP ports that policies protect."""
+    ports = {port for policy in policies for port in (policy.sport, policy.dport)}
+    return frozenset(port for port in ports if port is not None)
+
+
+def _guard(guard: ObservedGuard) -> Check:
+    if not guard.present:
+        return Check("guard", ok=False, reason="its nftables table is absent")
+    if not guard.intact:
+        return Check("guard", ok=False, reason="its nftables table was changed by somebody else")
+    if guard.mode not in CLOSED:
+        return Check("guard", ok=False, reason=f"its mode is {guard.mode}: it drops nothing")
+    return Check("guard", ok=True, reason=f"its table is in force, mode {guard.mode}")
+
+
+def _tunnel(row: PeerRow, found: Found) -> Check:
+    name = f"tunnel {row.tunnel}"
+    if not row.encrypted:
+        return Check(name, ok=False, reason=row.cause or f"it is {row.state}")
+    peer = _address(row.address)
+    mine = [
+        policy
+        for policy in found.policies
+        if peer in (_host(policy.src), _host(policy.dst)) and policy.direction in ("in", "out")
+    ]
+    if (lack := _lacking(mine, peer)) is not None:
+        return Check(name, ok=False, reason=lack)
+    ends = {(_host(state.src) == peer, _host(state.dst) == peer) for state in found.states}
+    if (True, False) not in ends or (False, True) not in ends:
+        return Check(name, ok=False, reason=f"the kernel lacks an ESP state with {row.address}")
+    into, out = (found.counts.get((peer, Kind.ESP, sent), 0) for sent in (False, True))
+    return Check(
+        name, ok=True, reason=f"policies and states are there; ESP packets: {into} in, {out} out"
+    )
+
+
+def _lacking(policies: Sequence[KernelPolicy], peer: str) -> str | None:
+    """What is missing of the policies that cover a tunnel both ways; None when all are there."""
+    out = {(p.protocol, p.sport, p.dport) for p in policies if p.direction == "out"}
+    into = {(p.protocol, p.dport, p.sport) for p in policies if p.direction == "in"}
+    if not out:
+        return f"the kernel has no policy towards {peer}"
+    if out != into:
+        return f"policies towards {peer} and from it do not match"
+    for protocol, sport, dport in out:
+        # gre has one pair; of UDP, each end's port is to be covered as destination and source.
+        if (protocol, dport, sport) not in out:
+            return f"no policy towards {peer} for {protocol} from port {dport} to port {sport}"
+    return None
+
+
+def _sent(found: Found) -> Check:
+    plain = {
+        peer: n for (peer, kind, sent), n in found.counts.items() if sent and kind is Kind.PLAIN
+    }
+    name = "nothing leaves in clear"
+    if plain:
+        peers = ", ".join(f"{count} to {peer}" for peer, count in sorted(plain.items()))
+        return Check(name, ok=False, reason=f"tunnel packets left in clear: {peers}")
+    dropped = found.met[1].out_packets - found.met[0].out_packets
+    held = f"; the guard dropped {dropped}" if dropped > 0 else ""
+    return Check(name, ok=True, reason=f"no tunnel packet in {found.seconds:g} s{held}")
+
+
+def _received(found: Found) -> Check:
+    """By the guard's counter: only behind decapsulation is it known what came in clear."""
+    came = found.met[1].in_packets - found.met[0].in_packets
+    name = "nothing comes in clear"
+    if came > 0:
+        return Check(name, ok=False, reason=f"the guard met {came} tunnel packets without IPsec")
+    return Check(name, ok=True, reason=f"the guard met none in {found.seconds:g} s")
+
+
+def _host(prefix: str) -> str:
+    return _address(prefix.partition("/")[0])
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text

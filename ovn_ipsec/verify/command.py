@@ -1,0 +1,62 @@
+"""``ovn-ipsec verify``: exit codes 0 every check passed, 3 one failed, 4 no agent answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.errors import SettingsError
+from ovn_ipsec.settings import StrictParser
+from ovn_ipsec.status.client import AgentUnreachableError, ask_status, find_socket
+from ovn_ipsec.status.overview import build_overview
+from ovn_ipsec.verify.capture import capture
+from ovn_ipsec.verify.checks import Found, judge, tunnel_ports
+from ovn_ipsec.verify.kernel import read_policies, read_states
+
+PASSED, FAILED, UNREACHABLE = 0, 3, 4
+TUNNEL_PORTS = frozenset({6081, 4789})
+MOST_SECONDS = 600.0
+
+
+def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> int:
+    """Look, capture, judge, print; the exit code. Raises DriverError, SettingsError."""
+    parser = StrictParser(
+        prog="ovn-ipsec verify",
+        description="Proof that tunnel packets are encrypted: wire, guard, kernel.",
+        epilog="Exit codes: 0 all passed, 3 a check failed, 4 no agent answers.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to capture (default: 5)")
+    parser.add_argument("--socket", metavar="FILE", help="the agent's control socket")
+    flags = parser.parse_args(argv)
+    if not 0 <= flags.seconds <= MOST_SECONDS:
+        raise SettingsError(f"--seconds: {flags.seconds:g} is not from 0 to {MOST_SECONDS:g}")
+    try:
+        path = Path(flags.socket) if flags.socket else find_socket(rundir, program)
+        overview = build_overview(ask_status(path, refresh=True))
+    except AgentUnreachableError as error:
+        sys.stderr.write(f"ovn-ipsec: {error}\n")
+        return UNREACHABLE
+    guard = Nftables()
+    before = guard.counters()
+    ports = TUNNEL_PORTS | tunnel_ports(read_policies())
+    peers = {row.address for row in overview.rows}
+    counts = capture(peers, ports, flags.seconds)
+    met = (before, guard.counters())
+    checks = judge(
+        Found(
+            overview, guard.observe(), met, read_policies(), read_states(), flags.seconds, counts
+        )
+    )
+    ok = all(check.ok for check in checks)
+    if flags.json:
+        told = [{"name": c.name, "ok": c.ok, "reason": c.reason} for c in checks]
+        out.write(json.dumps({"ok": ok, "checks": told}) + "\n")
+    else:
+        for check in checks:
+            out.write(f"{'PASS' if check.ok else 'FAIL'}  {check.name}: {check.reason}\n")
+    return PASSED if ok else FAILED
