@@ -4,8 +4,11 @@
 #   make check      style, types, layers, unit tests; no root; under a minute
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   the same with the slow scenarios, on every lab root
-#   make test-kubernetes  the signer against a real API server, which is built once and kept
+#   make test-kubernetes  the signer against a real API server, which is built once and kept; the
+#                         manifests; the image
+#   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
+#   make monitoring alert rules and dashboard with promtool
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
 #   make demo       what the project does, shown on two nodes
 #   make lab-shell  a root shell in the lab's machine
@@ -22,7 +25,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes contract system demo lab-shell lab-build lab-host clean
+.PHONY: check format test test-all test-kubernetes image contract monitoring system demo lab-shell \
+  lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check test-kubernetes contract system
+test: check monitoring test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -46,11 +50,18 @@ test-all: check
 
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
-	$(BIN)/python -m pytest -q tests/kubernetes -m "kubernetes and not slow"
+	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+image:
+	$(PYTHON) -m tools.image
 
 # The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
 contract: lab-host
 	$(LAB) pytest --native tests/contract
+
+# Alert rules and dashboard with Debian's promtool, which is unpacked below ~/.cache/ovn-ipsec.
+monitoring: $(STAMP)
+	$(BIN)/python -m pytest -q tests/monitoring
 
 system: lab-host
 	$(LAB) pytest --shards $(LAB_SHARDS) $(TESTS) -m "not slow"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
+from ca.csr import read_csr
 from ca.kubernetes_api import Api, Json, NotFound, path_of
 from ca.kubernetes_binding import (
     CHASSIS_ANNOTATION,
@@ -25,8 +26,12 @@ from ca.requests import ByNode
 class Chassis(Protocol):
     """Where chassis ids come from. Both raise ApiError."""
 
-    def of(self, node: str) -> tuple[str, str]:
-        """A Node's chassis id, or empty and why there is none."""
+    def of(self, node: str, named: frozenset[str]) -> tuple[str, str]:
+        """A Node's chassis id, or empty and why there is none.
+
+        ``named`` is what the request says, in lower case: what is remembered is good enough
+        unless it says something else.
+        """
 
     def claimants(self, chassis_id: str) -> frozenset[str]:
         """Every Node that is said to be this chassis."""
@@ -49,8 +54,12 @@ class Annotations:
         """Whether every Node is known; until then nobody knows who else claims an id."""
         return self._watched.listed.wait(timeout_s)
 
-    def of(self, node: str) -> tuple[str, str]:
-        """See ``Chassis``; asked anew, because agents ask as soon as the annotation is there."""
+    def of(self, node: str, named: frozenset[str]) -> tuple[str, str]:
+        """See ``Chassis``. Agents ask as soon as the annotation is there, before we hear of it."""
+        with self._mutex:
+            remembered = self._ids.get(node, "")
+        if remembered.lower() in named:
+            return remembered, ""
         try:
             found = self._api.get(path_of("nodes", name=node))
         except NotFound:
@@ -83,7 +92,7 @@ class InventoryMap:
         self._where = f"{namespace}/{name}"
         self._path = path_of("configmaps", namespace, name)
 
-    def of(self, node: str) -> tuple[str, str]:
+    def of(self, node: str, named: frozenset[str]) -> tuple[str, str]:
         """See ``Chassis``."""
         try:
             chassis_id = self._read().get(node, "").strip()
@@ -118,7 +127,8 @@ class Nodes:
             who = self._node_of(who)
         if isinstance(who, Nobody):
             return ByNode("", "", doubts=(*doubts, who.why))
-        chassis_id, missing = self._chassis.of(who.node)
+        named = frozenset(name.lower() for name in read_csr(asked.request).names)
+        chassis_id, missing = self._chassis.of(who.node, named)
         if missing:
             return ByNode(who.node, "", doubts=(*doubts, missing))
         others = self._chassis.claimants(chassis_id) - {who.node}

@@ -1,4 +1,4 @@
-"""What is to be done and when: each name once, however often it is put in, and one at a time."""
+"""What is to be done and when: each name once, however often it is put in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_WAIT_S = 30.0
 
 
 class WorkQueue:
-    """Names, for several workers. A name that comes while it is worked on is done again."""
+    """Names, for several workers, of whom never two have the same."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -44,11 +44,11 @@ class WorkQueue:
                 self._changed.wait(max(0.001, min(turn, deadline) - now))
 
     def done(self, name: str) -> None:
-        """This needs no more attempt."""
+        """This needs no more attempt, whatever was put in meanwhile."""
         with self._changed:
             self._working.discard(name)
+            self._due.pop(name, None)
             self._failures.pop(name, None)
-            self._changed.notify_all()
 
     def again(self, name: str, after_s: float | None = None) -> None:
         """This failed: another attempt later, ever later unless the time is given."""
@@ -57,12 +57,6 @@ class WorkQueue:
             failures = self._failures[name] = self._failures.get(name, 0) + 1
             wait_s = min(_FIRST_WAIT_S * 2 ** min(failures - 1, 10), _LONGEST_WAIT_S)
             self._put(name, wait_s if after_s is None else after_s)
-
-    def drop(self, name: str) -> None:
-        """This is not there any more."""
-        with self._changed:
-            self._due.pop(name, None)
-            self._failures.pop(name, None)
 
     def _put(self, name: str, after_s: float) -> None:
         turn = self._clock() + after_s

@@ -47,6 +47,11 @@ class Signer:
         self._nodes = nodes
         self._signer_name = signer_name
         self._queue = WorkQueue()
+        self._mutex = threading.Lock()
+        self._waiting: dict[str, Json] = {}
+        """By uid, as the watch has told of them last."""
+        self._finished: set[str] = set()
+        """Uids of those answered; what the watch still tells of them is the past."""
         query = {"fieldSelector": f"spec.signerName={signer_name}"}
         path = path_of(_KIND, group=GROUP)
         self._watched = Watched(api, path, query, self._seen, self._gone)
@@ -58,44 +63,70 @@ class Signer:
     def work(self, stop: threading.Event) -> None:
         """Answer what is in the queue."""
         while not stop.is_set():
-            name = self._queue.take(_LOOK_S)
-            if name is None:
-                continue
-            try:
-                self.answer(name)
-            except CaBusy as error:
-                self._queue.again(name, error.retry_after_s)
-            except Conflict:
-                self._queue.again(name, 0.0)
-            except (ApiError, StoreError) as error:
-                _log.warning("%s: %s; trying again", name, error)
-                self._queue.again(name)
-            except Exception:  # noqa: BLE001 (must not end the answering of all others)
-                _log.exception("%s: cannot be answered", name)
-                self._queue.again(name)
-            else:
-                self._queue.done(name)
+            uid = self._queue.take(_LOOK_S)
+            if uid is not None:
+                self._attempt(uid)
 
-    def answer(self, name: str) -> None:
-        """Do what this request waits for. Raises ApiError, StoreError and CaBusy."""
+    def _attempt(self, uid: str) -> None:
+        with self._mutex:
+            csr = self._waiting.get(uid)
+        if csr is None:
+            self._queue.done(uid)
+            return
+        name = csr["metadata"]["name"]
         try:
-            csr = self._api.get(path_of(_KIND, name=name, group=GROUP))
-            stage = stage_of(csr)
-            if stage is Stage.NOTHING or csr["spec"]["signerName"] != self._signer_name:
-                return
-            asked = read_asked(csr)
-            requester = self._nodes.resolve(asked)
-            try:
-                der = self._desk.sign(asked.request, requester)
-            except RequestDenied as denied:
-                self._refuse(csr, stage, denied)
-                return
-            if stage is Stage.DECISION:
-                csr = self._approve(csr, f"Node {requester.node} is {requester.chassis_id}")
-            self._deliver(csr, der)
-            _log.info("%s: signed for Node %s, %s", name, requester.node, requester.chassis_id)
-        except NotFound as error:
-            _log.info("%s: deleted meanwhile: %s", name, error)
+            self._answer(csr)
+        except CaBusy as error:
+            self._queue.again(uid, error.retry_after_s)
+        except Conflict:
+            self._look_again(csr)
+        except NotFound:
+            _log.info("%s: deleted meanwhile", name)
+            self._gone(csr)
+            self._queue.done(uid)
+        except (ApiError, StoreError) as error:
+            _log.warning("%s: %s; trying again", name, error)
+            self._look_again(csr)
+        except Exception:  # noqa: BLE001 (must not end the answering of all others)
+            _log.exception("%s: cannot be answered", name)
+            self._queue.again(uid)
+        else:
+            with self._mutex:
+                self._finished.add(uid)
+                self._waiting.pop(uid, None)
+            self._queue.done(uid)
+
+    def _look_again(self, csr: Json) -> None:
+        """Another attempt, with the object as it is by now."""
+        uid = csr["metadata"]["uid"]
+        try:
+            newest = self._api.get(path_of(_KIND, name=csr["metadata"]["name"], group=GROUP))
+            if newest["metadata"]["uid"] == uid:
+                with self._mutex:
+                    self._waiting[uid] = newest
+            else:
+                self._gone(csr)
+        except NotFound:
+            self._gone(csr)
+        except ApiError as error:
+            _log.info("%s", error)  # with the object as it was, then, and perhaps a conflict
+        self._queue.again(uid)
+
+    def _answer(self, csr: Json) -> None:
+        name, stage = csr["metadata"]["name"], stage_of(csr)
+        if stage is Stage.NOTHING or csr["spec"]["signerName"] != self._signer_name:
+            return
+        asked = read_asked(csr)
+        requester = self._nodes.resolve(asked)
+        try:
+            der = self._desk.sign(asked.request, requester)
+        except RequestDenied as denied:
+            self._refuse(csr, stage, denied)
+            return
+        if stage is Stage.DECISION:
+            csr = self._approve(csr, f"Node {requester.node} is {requester.chassis_id}")
+        self._deliver(csr, der)
+        _log.info("%s: signed for Node %s, %s", name, requester.node, requester.chassis_id)
 
     def _approve(self, csr: Json, message: str) -> Json:
         approved = with_condition(csr, condition("Approved", REASON, message))
@@ -118,11 +149,18 @@ class Signer:
             self._api.replace(_path(csr, "status"), refused)
 
     def _seen(self, csr: Json) -> None:
-        if stage_of(csr) is not Stage.NOTHING:
-            self._queue.put(csr["metadata"]["name"])
+        uid = csr["metadata"]["uid"]
+        with self._mutex:
+            if uid in self._finished or stage_of(csr) is Stage.NOTHING:
+                return
+            self._waiting[uid] = csr
+        self._queue.put(uid)
 
     def _gone(self, csr: Json) -> None:
-        self._queue.drop(csr["metadata"]["name"])
+        uid = csr["metadata"]["uid"]
+        with self._mutex:
+            self._finished.discard(uid)
+            self._waiting.pop(uid, None)
 
 
 def _path(csr: Json, part: str) -> str:

@@ -49,3 +49,7 @@ class BusyError(EnrolmentError):
 
 class RefusedError(EnrolmentError):
     """The authority denied the request; asking again with the same request cannot help."""
+
+
+class RenderError(OvnIpsecError):
+    """The cluster network manifest cannot be used; one line for each problem, with its place."""

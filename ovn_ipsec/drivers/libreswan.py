@@ -11,9 +11,11 @@ import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
+from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_status import (
     LoadedConnections,
@@ -22,6 +24,7 @@ from ovn_ipsec.drivers.libreswan_status import (
     parse_states,
 )
 from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint, parses
+from ovn_ipsec.drivers.pluto_log import log_file
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -33,6 +36,7 @@ from ovn_ipsec.model.conns import (
     TunnelConfig,
     connection_name,
 )
+from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -93,12 +97,19 @@ class Libreswan:
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         """``progress`` is called before each call of pluto: a thousand tunnels take many."""
+        self._paths = paths
         self._store = TunnelStore(paths)
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
         self._accepted: set[Hashable] = set()
         self._accepted_by = ""
+        self._details: Mapping[str, SaDetail] = {}
+
+    @property
+    def details(self) -> Mapping[str, SaDetail]:
+        """What the last full observation told of SAs besides."""
+        return self._details
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -108,6 +119,10 @@ class Libreswan:
     def pluto_pidfd(self) -> int | None:
         """A descriptor that becomes readable when pluto dies; the caller closes it."""
         return self._pluto.pidfd()
+
+    def log_file(self) -> Path | None:
+        """Where the pluto that runs logs to; None: syslog, or unknown."""
+        return log_file(self._pluto.pid(), self._paths.root_conf)
 
     def observe(
         self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False
@@ -200,8 +215,11 @@ class Libreswan:
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
         if full or lost or seen.doubtful or seen.generation != generation:
-            seen.connections = parse_connections(self._pluto.whack("--status"), dialect)
+            status = self._pluto.whack("--status")
+            seen.connections = parse_connections(status, dialect)
             seen.doubtful = False
+            if full:
+                self._details = parse_details(status, dialect)
         seen.generation = generation
         seen.with_sa = with_sa
         return ObservedIke(

@@ -22,6 +22,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
+from ovn_ipsec.model.evidence import connection_stem
 from ovn_ipsec.model.snapshot import (
     ActiveConnection,
     GuardStatus,
@@ -46,15 +47,17 @@ def take_snapshot(
     *,
     versions: Mapping[str, int],
     errors: Mapping[str, str],
+    silent: Set[str] = frozenset(),
     previous: Snapshot | None,
     now_s: float,
     wall: datetime,
 ) -> Snapshot:
-    """The state of the node after a tick.
+    """The state of the node after a tick; why something is not up adds ``causes.diagnose``.
 
     ``versions``: tunnel -> version of what is installed now (after the tick's steps).
     ``errors``: tunnel -> text of its last failed step; a tunnel whose last steps went well is
-    absent. ``previous`` provides the last good values of what could not be observed this time;
+    absent. ``silent``: tunnels into which nothing comes although traffic goes out.
+    ``previous`` provides the last good values of what could not be observed this time;
     ``Snapshot.stale`` then tells so, with the time at which they were read.
     """
     old = {} if previous is None else {status.name: status for status in previous.tunnels}
@@ -73,6 +76,8 @@ def take_snapshot(
             own = children.get(name, {})
             status = _with_observed(status, wanted, own, kernel)
             lost = frozenset(name for name, child in own.items() if not kernel.has(child))
+            if name in silent:
+                status = replace(status, silent=True)
         elif before is not None:
             lost = frozenset(before.missing)
             status = replace(
@@ -80,6 +85,10 @@ def take_snapshot(
                 policies=before.policies,
                 states=before.states,
                 connections=before.connections,
+                ike_up=before.ike_up,
+                negotiating=before.negotiating,
+                unoriented=before.unoriented,
+                silent=before.silent,
             )
         missing, error = _missing(status, wanted, lost), errors.get(name)
         if missing or error is not None:
@@ -142,9 +151,14 @@ def _judge(
 
 
 class _Kernel:
-    """The kernel's policies and SAs, found by address: 1000 tunnels must not cost 1000 scans."""
+    """Policies and SAs, found by address or tunnel: 1000 tunnels must not cost 1000 scans."""
 
     def __init__(self, seen: ObservedIke) -> None:
+        up = [sa.connection for sa in seen.ike_sas if sa.established]
+        half = [sa.connection for sa in seen.ike_sas if not sa.established]
+        self.with_ike = frozenset(map(connection_stem, up))
+        self.negotiating = frozenset(map(connection_stem, half))
+        self.unoriented = frozenset(map(connection_stem, seen.unoriented))
         self._policies: dict[str, list[KernelPolicy]] = {}
         self._states: dict[str, list[KernelState]] = {}
         self._spis: set[int | None] = {state.spi for state in seen.states}
@@ -291,15 +305,19 @@ def _with_observed(
     kernel: _Kernel,
 ) -> TunnelStatus:
     config = None if wanted is None else wanted.config
+    stem = connection_stem(f"{status.name}-{status.version}")
     remote = config.remote if config else status.view.remote_ip if status.view else ""
     return replace(
         status,
         policies=kernel.policies(remote, config),
         states=kernel.states(remote, config),
         connections=tuple(
-            ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out)
+            ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out, child.add_time)
             for name, child in sorted(children.items())
         ),
+        ike_up=stem in kernel.with_ike,
+        negotiating=stem in kernel.negotiating,
+        unoriented=stem in kernel.unoriented,
     )
 
 

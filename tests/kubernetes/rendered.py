@@ -1,0 +1,84 @@
+"""Manifests as kubectl and helm make them, read back."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools.kubernetes.command_line import ensure_command_line
+
+Object = dict[str, Any]
+
+REPOSITORY = Path(__file__).parents[2]
+MANIFESTS = REPOSITORY / "manifests"
+CHART = MANIFESTS / "helm" / "ovn-ipsec"
+PLATFORMS = ("kube-ovn", "openshift", "ovn-kubernetes")
+
+
+def kustomize(directory: Path) -> list[Object]:
+    """What ``kubectl apply -k`` would apply."""
+    return _objects("kubectl", "kustomize", str(directory))
+
+
+def helm_template(chart: Path, *flags: str) -> list[Object]:
+    """What ``helm install`` would apply."""
+    return _objects("helm", "template", "x", str(chart), "--namespace", "ovn-ipsec", *flags)
+
+
+def _objects(program: str, *arguments: str) -> list[Object]:
+    done = subprocess.run(
+        [ensure_command_line() / program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def by_name(objects: list[Object]) -> dict[str, Object]:
+    """Keyed by kind and name; no two may be the same."""
+    found = {f"{item['kind']}/{item['metadata']['name']}": item for item in objects}
+    assert len(found) == len(objects)
+    return found
+
+
+def node_pod(objects: list[Object]) -> Object:
+    """The pod's specification in the DaemonSet."""
+    pod: Object = by_name(objects)["DaemonSet/ovn-ipsec"]["spec"]["template"]["spec"]
+    return pod
+
+
+def containers(pod: Object) -> dict[str, Object]:
+    """All containers of a pod, those for its start included."""
+    return {item["name"]: item for item in pod.get("initContainers", []) + pod["containers"]}
+
+
+def settings(objects: list[Object]) -> dict[str, str]:
+    """The settings' ConfigMap, under whatever name."""
+    (found,) = (
+        item["data"]
+        for item in objects
+        if item["kind"] == "ConfigMap"
+        and item["metadata"]["name"].startswith("ovn-ipsec-settings")
+    )
+    assert isinstance(found, dict)
+    return found
+
+
+def arguments_of(container: Object, values: dict[str, str]) -> list[str]:
+    """A container's command line with its variables filled in as the kubelet does."""
+    environment = {}
+    for item in container.get("env", []):
+        source = item.get("valueFrom", {})
+        if "configMapKeyRef" in source:
+            key = source["configMapKeyRef"]["key"]
+            if key in values or not source["configMapKeyRef"].get("optional"):
+                environment[item["name"]] = values[key]
+        else:
+            environment[item["name"]] = item.get("value", "node-1")
+    return [
+        re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], word)
+        for word in container["command"]
+    ]

@@ -1,0 +1,1 @@
+"""Builds the container image without a registry or daemon: see build.py."""

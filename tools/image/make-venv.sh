@@ -1,0 +1,15 @@
+#!/bin/sh
+# Installs the project, from a wheel, into a virtual environment.
+#   make-venv.sh SOURCE TARGET
+set -eu
+source=$1 target=$2
+export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+work=$(mktemp -d)
+python3 -m venv "$work/build"
+"$work/build/bin/pip" wheel --quiet --no-deps --wheel-dir "$work" "$source"
+python3 -m venv --without-pip "$target"
+wheel=$(echo "$work"/ovn_ipsec-*.whl)
+"$work/build/bin/pip" --python "$target/bin/python3" install --quiet "$wheel[ca,kubernetes,render]"
+rm -rf "$work"
+# Nothing can write below /opt when the image runs.
+"$target/bin/python3" -m compileall -q "$target/lib" || true
