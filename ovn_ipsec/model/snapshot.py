@@ -115,6 +115,12 @@ class TunnelStatus:
     """The peer has answered IKE, as far as pluto's present IKE SAs tell."""
     answered_at_s: float | None = None
     """When it was last found answering while connections were missing."""
+    unanswered_since_s: float | None = None
+    """pluto has waited for the peer's first reply since then; None: it does not wait."""
+    silent_at_s: float | None = None
+    """When it had last waited for long (``status.snapshot.SILENCE_S``)."""
+    lost_at_s: float | None = None
+    """When it ceased to be encrypted; None: it is, or has not been since the agent started."""
     encrypted_before: bool = False
     """There were SAs with the peer when the agent started, and it has not been up since."""
 

@@ -34,6 +34,10 @@ from ovn_ipsec.model.snapshot import (
     TunnelStatus,
 )
 
+SILENCE_S = 3.0
+"""A peer that does not reply for so long is silent; one that is there replies in milliseconds,
+and in a second when its processors are busy."""
+
 _CONNECTION = re.compile(r"(?P<gre>(?P<udp>.+?)(?:-(?:in|out))?)-[0-9]+", re.DOTALL)
 
 
@@ -91,6 +95,7 @@ def take_snapshot(
             status = replace(status, error=error, missing=missing)
         if ike is not None:
             status = _with_peer(status, wanted, before, ike, now_s, first_look=first is None)
+            status = _with_silence(status, wanted, ike, before, previous, now_s)
         elif before is not None:
             status = _as_before(status, before)
         tunnels.append(status)
@@ -185,9 +190,13 @@ class _IkeSas:
     def __init__(self, seen: ObservedIke) -> None:
         self.loaded = seen.loaded
         self._answering = {sa.connection for sa in seen.ike_sas if sa.answered}
+        self._waiting = {sa.connection for sa in seen.ike_sas if not sa.answered}
 
     def answers(self, connections: Iterable[str]) -> bool:
         return not self._answering.isdisjoint(connections)
+
+    def waits(self, connections: Iterable[str]) -> bool:
+        return not self._waiting.isdisjoint(connections)
 
 
 def _with_peer(
@@ -219,9 +228,42 @@ def _with_peer(
     )
 
 
+def _with_silence(
+    status: TunnelStatus,
+    wanted: WantedTunnel | None,
+    ike: _IkeSas,
+    before: TunnelStatus | None,
+    previous: Snapshot | None,
+    now_s: float,
+) -> TunnelStatus:
+    """How long nothing has been heard of the peer.
+
+    pluto forgets at once an IKE SA that the peer refuses, and keeps one that nobody answers
+    until its retransmit-timeout (15 s): that is how the two are told apart.
+    """
+    if status.encrypted or not status.missing:
+        return status
+    since_s = silent_at_s = lost_at_s = None
+    if before is not None and previous is not None:
+        lost_at_s = now_s if before.encrypted else before.lost_at_s
+        since_s, silent_at_s = before.unanswered_since_s, before.silent_at_s
+        if since_s is not None and previous.taken_at_s - since_s >= SILENCE_S:
+            silent_at_s = previous.taken_at_s
+    if not ike.waits(_connections(status, wanted)) or status.answering:
+        since_s = None
+    elif since_s is None:
+        since_s = now_s
+    return replace(
+        status, unanswered_since_s=since_s, silent_at_s=silent_at_s, lost_at_s=lost_at_s
+    )
+
+
 def _as_before(status: TunnelStatus, before: TunnelStatus) -> TunnelStatus:
     return replace(
         status,
+        unanswered_since_s=before.unanswered_since_s,
+        silent_at_s=before.silent_at_s,
+        lost_at_s=before.lost_at_s,
         unloaded=before.unloaded,
         answering=before.answering,
         answered_at_s=before.answered_at_s,
