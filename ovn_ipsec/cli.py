@@ -4,6 +4,7 @@ ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
+ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import ovs.daemon
 import ovs.dirs
 import ovs.fatal_signal
 import ovs.jsonrpc
+import ovs.stream
 import ovs.util
 import ovs.vlog
 
 import ovn_ipsec
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.cluster.databases import LocalSwitch, Northbound, Southbound
+from ovn_ipsec.cluster.follow import Follower
+from ovn_ipsec.cluster.rollout import RollOut
+from ovn_ipsec.cluster.settings import FollowSettings, parse_cluster_arguments
+from ovn_ipsec.cluster.stages import Goal
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths
@@ -70,7 +80,13 @@ _VLOG = ovs.vlog.Vlog(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec``; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"agent": _agent, "guard": _guard, "enroll": _enroll, "render": _render}
+    commands = {
+        "agent": _agent,
+        "cluster": _cluster,
+        "enroll": _enroll,
+        "guard": _guard,
+        "render": _render,
+    }
     if words and words[0] in commands:
         try:
             return commands[words[0]](words[1:])
@@ -192,6 +208,7 @@ def _build_agent(settings: Settings) -> Agent:
         ),
         Policy(
             guard_mode=settings.guard_mode,
+            guard_follow=settings.guard_follow,
             guard_ports=settings.guard_ports,
             allow_plain=settings.allow_plain,
             use_default_crypto=settings.use_default_crypto,
@@ -287,6 +304,49 @@ def _render(argv: Sequence[str]) -> int:
         ) from error
     for line in render(parse_render_arguments(argv)):
         print(line)
+    return 0
+
+
+def _cluster(argv: Sequence[str]) -> int:
+    """``ovn-ipsec cluster``: 0 done or in order, 2 not (yet)."""
+    settings = parse_cluster_arguments(argv)
+    keep_rows_out_of_the_log()
+    if settings.keys is not None:
+        ovs.stream.Stream.ssl_set_private_key_file(str(settings.keys.private_key))
+        ovs.stream.Stream.ssl_set_certificate_file(str(settings.keys.certificate))
+        ovs.stream.Stream.ssl_set_ca_cert_file(str(settings.keys.ca_cert))
+    if isinstance(settings, FollowSettings):
+        return _follow(settings)
+    roll_out = RollOut(
+        Northbound(settings.nb),
+        Southbound(settings.sb),
+        _unix_time,
+        partial(print, flush=True),
+        settings.ignored,
+    )
+    if settings.action == "status":
+        return 0 if roll_out.status() else 2
+    deadline = time.monotonic() + settings.timeout_s
+    if roll_out.reach(Goal(settings.action), lambda: time.monotonic() >= deadline, time.sleep):
+        return 0
+    print("Time is up; run the command again, or go on without a node by --ignore NODE")
+    return 2
+
+
+def _unix_time() -> float:
+    return wall_clock().timestamp()
+
+
+def _follow(settings: FollowSettings) -> int:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    switch = LocalSwitch(settings.database)
+    follower = Follower(switch, settings.sb, settings.agent, _unix_time)
+    follower.follow(stop.wait, random.SystemRandom().random)
     return 0
 
 

@@ -35,6 +35,10 @@ class EnrolmentError(OvnIpsecError):
     """A step of getting, checking or installing the node's identity failed; it is tried again."""
 
 
+class ClusterError(OvnIpsecError):
+    """A step of a roll-out over the whole cluster failed, or cannot be judged."""
+
+
 class BusyError(EnrolmentError):
     """The authority asks to come again later."""
 

@@ -77,6 +77,8 @@ class Settings:
     use_default_crypto: bool = False
     command_timeout_s: int = DEFAULT_COMMAND_TIMEOUT_S
     guard_mode: GuardMode = GuardMode.ENFORCE
+    guard_follow: bool = False
+    """Obey ``other_config:ipsec_guard_mode``, while ``guard_mode`` is the default."""
     guard_on_unknown: OnUnknown = OnUnknown.AUDIT
     guard_ports: frozenset[GuardPort] = frozenset()
     """Closed to and from everybody, besides Geneve's own port."""
@@ -171,6 +173,11 @@ def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
         default=GuardMode.ENFORCE.value,
         help=f"{_choices(GuardMode)} (default: %(default)s)",
     )
+    add(
+        "--guard-follow",
+        action="store_true",
+        help="obey other_config:ipsec_guard_mode (audit, enforce), as ovn-ipsec cluster sets it",
+    )
     _add_first_guard_arguments(add)
     add(
         "--allow-plain",
@@ -241,30 +248,30 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         use_default_crypto=namespace.use_default_crypto,
         command_timeout_s=_seconds("--command-timeout", namespace.command_timeout, violations),
         guard_mode=_member(GuardMode, "--guard-mode", namespace.guard_mode, violations),
+        guard_follow=namespace.guard_follow,
         guard_on_unknown=_member(
             OnUnknown, "--guard-on-unknown", namespace.guard_on_unknown, violations
         ),
         guard_ports=_ports("--guard-ports", namespace.guard_ports, violations),
         allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
         allow_hw_offload=namespace.allow_hw_offload,
-        http=_http(namespace.http, violations),
+        http=loopback_address("--http", namespace.http, violations) if namespace.http else None,
         ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
     )
 
 
-def _http(text: str | None, violations: list[str]) -> HttpAddress | None:
-    if not text:
-        return None
+def loopback_address(flag: str, text: str, violations: list[str]) -> HttpAddress | None:
+    """``ADDRESS:PORT`` of this host; None with a violation more."""
     host, _, port = text.rpartition(":")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         address = None
     if address is None or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        violations.append(f"--http: {text!r}: give ADDRESS:PORT such as 127.0.0.1:9180")
+        violations.append(f"{flag}: {text!r}: give ADDRESS:PORT such as 127.0.0.1:9180")
     elif not address.is_loopback:
         violations.append(
-            f"--http: {address} is not a loopback address; the answers are for anybody who asks, "
+            f"{flag}: {address} is not a loopback address; the answers are for anybody who asks, "
             "so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
         )
     else:

@@ -21,6 +21,9 @@ from ovn_ipsec.model.conns import (
 )
 from ovn_ipsec.model.facts import Facts, TunnelFact
 
+GUARD_KEY = "ipsec_guard_mode"
+"""Of Open_vSwitch:other_config; obeyed with ``--guard-follow``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -28,6 +31,7 @@ class Policy:
 
     use_default_crypto: bool = False
     guard_mode: GuardMode = GuardMode.ENFORCE
+    guard_follow: bool = False
     guard_ports: frozenset[GuardPort] = frozenset()
     allow_plain: frozenset[GuardPort] = frozenset()
     allow_hw_offload: bool = False
@@ -53,7 +57,7 @@ def build(
     revocation = judge_revocation(facts.pki, _now(facts))
     rules = build_guard(
         facts,
-        mode=policy.guard_mode,
+        mode=_guard_mode(facts, policy),
         guard_ports=policy.guard_ports,
         allow_plain=policy.allow_plain,
         allow_hw_offload=policy.allow_hw_offload,
@@ -82,6 +86,14 @@ def build(
         problems=tuple(dict.fromkeys(problems)),
         certificate=_own_certificate(facts, verdict, ipsec),
     )
+
+
+def _guard_mode(facts: Facts, policy: Policy) -> GuardMode:
+    """During a staged roll-out the cluster decides, where the operator of this node lets it."""
+    told = facts.node.other_config.get(GUARD_KEY)
+    if policy.guard_follow and policy.guard_mode is GuardMode.ENFORCE and told == GuardMode.AUDIT:
+        return GuardMode.AUDIT
+    return policy.guard_mode
 
 
 def _own_certificate(

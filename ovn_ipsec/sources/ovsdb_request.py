@@ -31,6 +31,7 @@ class OneRequest:
     def __init__(self, remote: str, method: str, params: Sequence[object]) -> None:
         """Start to connect; SourceError when that fails at once."""
         self._remote = remote
+        self._database = str(params[0])
         self._question = ovs.jsonrpc.Message.create_request(method, list(params))
         self._connection: Any = None
         code, self._stream = ovs.stream.Stream.open(remote)
@@ -63,9 +64,12 @@ class OneRequest:
             if message.type == ovs.jsonrpc.Message.T_REPLY:
                 return message.result
             if message.type == ovs.jsonrpc.Message.T_ERROR:
+                wanted = "Open vSwitch's own socket (db.sock), not OVN's"
+                if self._database != DATABASE:
+                    wanted = "the remote of that one"
                 raise SourceError(
-                    f"OVSDB {self._remote}: the server has no database {DATABASE}; is this Open "
-                    "vSwitch's own socket (db.sock), not OVN's?"
+                    f"OVSDB {self._remote}: the server has no database {self._database}; is this "
+                    f"{wanted}?"
                 )
 
     def wait(self, poller: Any) -> None:

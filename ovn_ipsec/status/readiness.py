@@ -31,6 +31,7 @@ OLD_AFTER_S = 60.0
 """A snapshot this old says nothing about now. The loop makes one each 13 s, or later when it is
 busy with many tunnels."""
 _NAMED = 10
+_LISTED = 20
 _NAME_CHARS = 160
 
 
@@ -121,13 +122,26 @@ def json_readiness(verdict: Readiness, snapshot: Snapshot, now_s: float) -> dict
         "reasons": list(verdict.reasons),
         "tunnels": {
             "wanted": len(verdict.peers),
+            "revoked": sum(tunnel.withdrawn for tunnel in snapshot.tunnels),
             **{state.name.lower(): len(verdict.named(state)) for state in PeerState},
         },
         "silent": list(verdict.named(PeerState.SILENT)[:_NAMED]),
+        "unencrypted": [_short(name) for name in _unencrypted(snapshot)[:_LISTED]],
         "guard": str(guard.mode) if guard and guard.mode else None,
         "certificate_not_after": until.isoformat() if until else None,
         "age_s": round(max(0.0, now_s - snapshot.taken_at_s), 3),
     }
+
+
+def _unencrypted(snapshot: Snapshot) -> list[str]:
+    """Peers by the name that they prove, for who has to know them in the whole cluster."""
+    return [
+        tunnel.view.remote_name or tunnel.name if tunnel.view else tunnel.name
+        for tunnel in snapshot.tunnels
+        if tunnel.state is not TunnelState.REMOVED
+        and not tunnel.withdrawn
+        and not tunnel.encrypted
+    ]
 
 
 def _node_reasons(snapshot: Snapshot, now_s: float) -> list[str]:

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovn_ipsec.desired.build import Policy, build
+from ovn_ipsec.desired.build import GUARD_KEY, Policy, build
 from ovn_ipsec.desired.overlay import wants_ipsec
 from ovn_ipsec.model.conns import (
     CertificateAuth,
+    GuardMode,
     GuardTuple,
     InstalledCredential,
     Protocol,
@@ -145,3 +146,32 @@ def test_any_rows_give_one_verdict_each_and_no_ends_twice(tunnels: list[TunnelFa
             config = wanted.config
             configs.append((config.protocol, config.port, config.local, config.remote))
     assert len(configs) == len(set(configs))
+
+
+def test_guard_obeys_the_cluster_only_where_the_node_lets_it() -> None:
+    told = replace(_FACTS, node=NodeFact(other_config={GUARD_KEY: "audit"}))
+
+    def mode(facts: Facts, policy: Policy) -> GuardMode:
+        guard = build(facts, policy, {}, ()).guard
+        assert guard is not None
+        return guard.mode
+
+    following = Policy(guard_follow=True)
+    assert mode(told, Policy()) is GuardMode.ENFORCE
+    assert mode(told, following) is GuardMode.AUDIT
+    assert mode(_FACTS, following) is GuardMode.ENFORCE
+    strict = replace(following, guard_mode=GuardMode.ENFORCE_ALWAYS)
+    assert mode(told, strict) is GuardMode.ENFORCE_ALWAYS
+    off = replace(_FACTS, node=NodeFact(other_config={GUARD_KEY: "off"}))
+    assert mode(off, following) is GuardMode.ENFORCE
+
+
+def test_own_certificate_is_judged_where_one_is_named_or_needed() -> None:
+    desired = build(_FACTS, Policy(), {}, ())
+    assert desired.certificate is not None
+    assert (desired.certificate.name, desired.certificate.problem) == ("a", None)
+    bare = replace(_FACTS, pki=PkiFact())
+    missing = build(bare, Policy(), {}, ()).certificate
+    assert missing is not None and "no certificate" in (missing.problem or "")
+    by_psk = replace(bare, tunnels=(_PSK, _PLAIN))
+    assert build(by_psk, Policy(), {}, ()).certificate is None

@@ -258,6 +258,7 @@ def test_body_for_500_peers_is_bounded_and_one_line_per_statement() -> None:
     assert len(json.dumps(value)) < 8000
     assert value["tunnels"] == {
         "wanted": 501,
+        "revoked": 0,
         "encrypted": 100,
         "silent": 250,
         "answering": 0,

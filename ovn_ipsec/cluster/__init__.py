@@ -1,0 +1,1 @@
+"""Switches IPsec on and off in a whole OVN cluster. Knows nodes by what they report alone."""
