@@ -33,23 +33,26 @@ def back_up(files: Files, store: Store, target: Path, now: datetime) -> int:
     return count
 
 
-def restore(files: Files, source: Path, directory: Path, now: datetime) -> Store:
+def restore(
+    source_files: Files, source: Path, files: Files, directory: Path, now: datetime
+) -> Store:
     """Make a state directory from a backup, whose log must be whole. Raises StoreError.
 
     Tokens made before may have been used after the backup: they count as used.
     """
-    members = _read(files, source)
+    members = _read(source_files, source)
     try:
-        files.make_dir(directory)
-        if present := files.names(directory):
-            raise StoreError(
-                f"{directory}: not empty ({', '.join(present[:5])}); restore into an empty one"
-            )
-        files.make_dir(directory / KEYS_NAME)
-        settings = members.pop(SETTINGS_NAME)
-        for name, content in members.items():
-            write_atomically(files, directory / name, content)
-        write_atomically(files, directory / SETTINGS_NAME, settings)
+        with files.at_once():
+            files.make_dir(directory)
+            if present := files.names(directory):
+                raise StoreError(
+                    f"{directory}: not empty ({', '.join(present[:5])}); restore into an empty one"
+                )
+            files.make_dir(directory / KEYS_NAME)
+            settings = members.pop(SETTINGS_NAME)
+            for name, content in members.items():
+                write_atomically(files, directory / name, content)
+            write_atomically(files, directory / SETTINGS_NAME, settings)
     except OSError as error:
         raise StoreError(f"cannot restore into {directory}: {error.strerror or error}") from error
     store = Store(files, directory)

@@ -334,7 +334,8 @@ def _backup(flags: argparse.Namespace) -> int:
 
 
 def _restore(flags: argparse.Namespace) -> int:
-    store = backup.restore(RealFiles(), flags.file, Path(flags.state), wall_clock())
+    files, path = open_files(flags.state)
+    store = backup.restore(RealFiles(), flags.file, files, path, wall_clock())
     print(
         f"{flags.state}: {store.head.count} entries. What was issued and revoked after the backup "
         "is not in it: revoke such nodes again, and give new tokens to those that joined since"

@@ -25,7 +25,7 @@ ANSWER_S = 10.0
 """For the next bytes of an answer. A stalled server must not hold a thread for ever."""
 WATCH_S = 15
 """A watch ends after this, and is taken up where it ended: so long may a dead one go unnoticed."""
-_CONNECTIONS = 32
+_CONNECTIONS = 48
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
@@ -66,8 +66,8 @@ class Api:
     Paths are those of the API reference, without a query. Every method raises ApiError.
     """
 
-    def __init__(self, configuration: Any, answer_s: float = ANSWER_S) -> None:
-        self._answer_s = answer_s
+    def __init__(self, configuration: Any, connect_s: float, answer_s: float) -> None:
+        self._connect_s, self._answer_s = connect_s, answer_s
         configuration.retries = False  # who asks knows whether to ask again
         configuration.connection_pool_maxsize = _CONNECTIONS
         self._client: Any = client.ApiClient(configuration)
@@ -136,13 +136,13 @@ class Api:
             if token is not None:
                 headers["Authorization"] = token["value"]
             return self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=(CONNECT_S, read_s)
+                method, url, headers=headers, body=body, _request_timeout=(self._connect_s, read_s)
             )
         except (HTTPError, OSError, client.ApiException, ConfigException) as error:
             raise ApiUnreachable(f"{method} {path}: {error}") from error
 
 
-def connect(answer_s: float = ANSWER_S) -> Api:
+def connect(connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> Api:
     """The cluster of the kubeconfig in $KUBECONFIG, or of the pod this runs in.
 
     Raises UsageError.
@@ -160,7 +160,7 @@ def connect(answer_s: float = ANSWER_S) -> Api:
             f"{where}: no way to an API server: {error}; run in a pod with a ServiceAccount, or "
             "set KUBECONFIG to a kubeconfig"
         ) from error
-    return Api(configuration, answer_s)
+    return Api(configuration, connect_s, answer_s)
 
 
 def path_of(kind: str, namespace: str = "", name: str = "", group: str = "") -> str:

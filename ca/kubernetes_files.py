@@ -65,8 +65,8 @@ class KubernetesFiles:
             state.mark()
             if not state.files and state.read_log(0, -1).count(b"\n") > 1:
                 raise StoreError(
-                    f"{self._where}: empty, but its ConfigMaps hold a log: restore the Secret "
-                    "from a backup, or remove the ConfigMaps to begin anew with other roots"
+                    f"{self._where}: empty, but ConfigMaps {self._name}-log-* hold its log: put "
+                    "the Secret back, or remove them and restore a backup or begin anew"
                 )
             if not state.files:
                 state.truncate(0)
@@ -156,8 +156,13 @@ class KubernetesFiles:
 
     def rename(self, old: Path, new: Path) -> None:
         """See ``Files``."""
-        files = self._writable().files
-        files[_key(new)] = files.pop(_key(old))
+        state = self._writable()
+        data = state.files.pop(_key(old))
+        if new.name == _LOG:
+            state.truncate(0)
+            state.append(data)
+        else:
+            state.files[_key(new)] = data
 
     def remove(self, path: Path) -> None:
         """See ``Files``."""

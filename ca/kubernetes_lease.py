@@ -41,6 +41,8 @@ class Lease:
         self._wall_clock, self._clock = wall_clock, clock
         self._seen = ("", 0.0)
         self._renewed = -math.inf
+        self.terms = 0
+        """How often this replica has taken the Lease. In between others may have led."""
 
     def hold(self) -> bool:
         """Renew it, or take it if it is free or over; whether this replica leads.
@@ -80,10 +82,12 @@ class Lease:
         over = self._clock() - self._seen[1] >= spec.get("leaseDurationSeconds", DURATION_S)
         if holder not in ("", self.identity) and not over:
             return False
+        new = holder != self.identity
         try:
-            self._write(lease, spec, new=holder != self.identity)
+            self._write(lease, spec, new=new)
         except Conflict:
             return False
+        self.terms += new
         return True
 
     def _write(self, lease: Json, spec: Json, *, new: bool) -> None:

@@ -26,9 +26,12 @@ from ca.roots import Serials
 from ca.settings import CaSettings
 from ca.store import Store
 
-WORKERS = 8
+WORKERS = 32
+"""Requests that are written to the log together share the time that this takes."""
 LEASE_NAME = "ovn-ipsec-signer"
+_LEASE_CONNECT_S = 1.0
 _LEASE_ANSWER_S = 2.0
+"""A renewal is two calls: a leader knows within 8 s that it has none, before the Lease is over."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,18 +68,22 @@ class Replica:
         self._clock = clock
         self._serials = serials
         self._api = connect()
-        # Two renewals must fit into the time that a leader may go without.
-        lease_api = connect(answer_s=_LEASE_ANSWER_S)
+        lease_api = connect(_LEASE_CONNECT_S, _LEASE_ANSWER_S)
         identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._lease = Lease(lease_api, options.namespace, LEASE_NAME, identity, clock)
         self._leading: threading.Event | None = None
         """Set to end what the leader runs."""
+        self._term = 0
+        self._broken = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``; then another replica may lead at once."""
+        """Until ``stop``; then another replica may lead at once.
+
+        Raises CaError when a part of it has ended that must not: a new process is the remedy.
+        """
         _log.info("%s is waiting to lead", self._lease.identity)
         complained = False
-        while not stop.is_set():
+        while not stop.is_set() and not self._broken.is_set():
             try:
                 leads = self._lease.hold()
                 complained = False
@@ -85,21 +92,24 @@ class Replica:
                 if not complained:
                     _log.warning("the Lease: %s; trying again", error)
                 complained = True
+            if not leads or self._lease.terms != self._term:
+                self._end()
             if leads and self._leading is None:
                 self._begin()
-            elif not leads:
-                self._end()
             stop.wait(RENEW_S)
         self._end()
         try:
             self._lease.release()
         except ApiError as error:
             _log.warning("the Lease runs out by itself: %s", error)
+        if self._broken.is_set():
+            raise CaError("a thread of the signer has ended, the log says why; start it again")
 
     def _begin(self) -> None:
         self._leading = threading.Event()
+        self._term = self._lease.terms
         _log.info("%s leads", self._lease.identity)
-        _start(partial(self._lead, self._leading))
+        self._start(partial(self._lead, self._leading))
 
     def _end(self) -> None:
         if self._leading is not None:
@@ -139,7 +149,7 @@ class Replica:
         chassis: Annotations | InventoryMap
         if options.inventory is None:
             chassis = annotations = Annotations(api)
-            _start(partial(annotations.run, stop))
+            self._start(partial(annotations.run, stop))
             while not annotations.wait_listed(1.0):
                 if stop.is_set():
                     return
@@ -147,8 +157,21 @@ class Replica:
             chassis = InventoryMap(api, *options.inventory)
         signer = Signer(api, desk, Nodes(api, options.accounts, chassis), options.signer_name)
         for task in (publisher.run, signer.watch, *[signer.work] * WORKERS):
-            _start(partial(task, stop))
+            self._start(partial(task, stop))
         _log.info("answering requests of %s", options.signer_name)
+
+    def _start(self, task: Callable[[], None]) -> None:
+        """In a thread that does not keep the process alive: none needs an orderly end."""
+
+        def run() -> None:
+            try:
+                task()
+            except BaseException:
+                # A leader that is deaf in one ear would keep the other replica from leading.
+                self._broken.set()
+                raise
+
+        threading.Thread(target=run, daemon=True).start()
 
 
 def serve(
@@ -157,13 +180,11 @@ def serve(
     clock: Callable[[], datetime],
     serials: Serials,
 ) -> None:
-    """Until SIGTERM or SIGINT, in the main thread. Raises UsageError when there is no cluster."""
+    """Until SIGTERM or SIGINT, in the main thread.
+
+    Raises UsageError when there is no cluster, and CaError (see ``Replica.run``).
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     Replica(options, new_authority, clock, serials).run(stop)
-
-
-def _start(task: Callable[[], None]) -> None:
-    """In a thread that does not keep the process alive: nothing of it needs an orderly end."""
-    threading.Thread(target=task, daemon=True).start()

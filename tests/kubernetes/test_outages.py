@@ -72,6 +72,17 @@ def test_a_leader_that_stalled_finds_another_one_and_signs_no_more(cluster: Clus
     _assert_one_certificate_each(cluster, [*names, again])
 
 
+def test_a_leader_that_stalled_leads_again_when_its_successor_has_gone(cluster: Cluster) -> None:
+    leader, other = _leader_and_other(cluster)
+    leader.signal(signal.SIGSTOP)
+    first, second = cluster.nodes[:2]
+    cluster.certificate(cluster.ask(first.identity, first.chassis_id), _TAKE_OVER_S)
+    other.signal(signal.SIGTERM)
+    assert other.process.wait(timeout=10) == 0
+    leader.signal(signal.SIGCONT)
+    cluster.certificate(cluster.ask(second.identity, second.chassis_id))
+
+
 def test_requests_during_a_series_of_kills_get_one_certificate_each(cluster: Cluster) -> None:
     """Whatever step a leader was at when it was killed."""
     names = []

@@ -27,12 +27,15 @@ class Program(StrEnum):
 def ensure(*wanted: Program) -> Path:
     """The directory that has these programs in it, built if they are missing.
 
-    Whoever comes second waits. Raises CalledProcessError when the build fails.
+    Whoever comes second waits, unless all is there. Raises CalledProcessError when the build
+    fails.
     """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     directory = Path(base) / "ovn-ipsec" / f"kubernetes-{VERSION}-{RECIPE}"
     directory.mkdir(parents=True, exist_ok=True)
     subprocess.run([_SCRIPT, "install"], check=True)
+    if all((directory / name).exists() for name in wanted):
+        return directory
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = [name for name in wanted if not (directory / name).exists()]

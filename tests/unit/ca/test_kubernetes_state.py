@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ca import kubernetes_state, roots
+from ca import backup, kubernetes_state, roots
 from ca.entries import NodeBound
 from ca.errors import LogTamperedError, StoreError
+from ca.files import RealFiles
 from ca.kubernetes_files import KubernetesFiles, NotLeader
 from ca.requests import ByNode
 from ca.rollover import Step
@@ -107,7 +109,7 @@ def test_a_log_whose_secret_is_lost_is_not_overwritten_by_a_new_authority() -> N
     before = dict(objects.objects)
     del objects.objects["/api/v1/namespaces/ovn-ipsec/secrets/ca"]
     del before["/api/v1/namespaces/ovn-ipsec/secrets/ca"]
-    with pytest.raises(StoreError, match="restore the Secret from a backup"):
+    with pytest.raises(StoreError, match="put the Secret back"):
         _make(objects)
     assert {path: objects.objects[path] for path in before} == before
 
@@ -165,6 +167,23 @@ def test_a_leader_that_was_replaced_in_the_middle_of_a_write_writes_no_more() ->
         _sign(old, 1)
     serial = _sign(new, 2)
     assert list(Office(files=_files(objects)).store.inventory.issued) == [serial]
+
+
+def test_a_backup_makes_a_state_of_lost_objects_and_none_beside_one_that_is_there(
+    tmp_path: Path,
+) -> None:
+    objects = Objects()
+    _make(objects)
+    office = Office(files=_files(objects))
+    serials = [_sign(office, number) for number in range(5)]
+    backup.back_up(RealFiles(), office.store, tmp_path / "backup", START)
+    with pytest.raises(StoreError, match="not empty"):
+        backup.restore(RealFiles(), tmp_path / "backup", _files(objects), STATE, START)
+    objects.objects.clear()
+    backup.restore(RealFiles(), tmp_path / "backup", _files(objects), STATE, START)
+    again = Office(files=_files(objects))
+    assert list(again.store.inventory.issued) == serials
+    _sign(again, 9)
 
 
 def test_a_block_that_somebody_changed_is_noticed() -> None:
