@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ovn_ipsec
+from ovn_ipsec.cli import main
 from tests.image.conftest import TAG
 from tests.kubernetes.rendered import (
     MANIFESTS,
@@ -119,6 +120,35 @@ def test_nothing_of_ours_can_be_written_by_others_and_nothing_gives_rights(
         for path, found in files(root)
         if stat.S_ISREG(found.st_mode) and found.st_mode & 0o6000
     ]
+
+
+NETWORK = """\
+apiVersion: operator.openshift.io/v1
+kind: Network
+metadata: {name: cluster}
+spec: {defaultNetwork: {type: OVNKubernetes, ovnKubernetesConfig: {ipsecConfig: {}, mtu: 1400}}}
+"""
+
+
+def test_an_installed_render_has_all_that_the_source_tree_has(
+    shared_pod: Pod, tmp_path: Path
+) -> None:
+    (tmp_path / "net.yml").write_text(NETWORK)
+    command = ["ovn-ipsec", "render", "/work/net.yml", "-o", "/work/installed"]
+    mounts = [Mount(tmp_path, "/work")]
+    code, said = shared_pod.run(Container("render", command, mounts=mounts))
+    assert code == 0, said
+    assert main(["render", str(tmp_path / "net.yml"), "-o", str(tmp_path / "source")]) == 0
+    made = {
+        place: {
+            path.relative_to(tmp_path / place): path.read_text()
+            for path in (tmp_path / place).rglob("*")
+            if path.is_file()
+        }
+        for place in ("installed", "source")
+    }
+    assert len(made["source"]) > 30
+    assert made["installed"] == made["source"]
 
 
 class NodePod:
