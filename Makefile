@@ -8,6 +8,7 @@
 #                         manifests; the image
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
+#   make monitoring alert rules and dashboard with promtool
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
 #   make demo       what the project does, shown on two nodes
 #   make lab-shell  a root shell in the lab's machine
@@ -24,7 +25,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes image contract system demo lab-shell lab-build lab-host clean
+.PHONY: check format test test-all test-kubernetes image contract monitoring system demo lab-shell \
+  lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,7 +39,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check test-kubernetes contract system
+test: check monitoring test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -56,6 +58,10 @@ image:
 # The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
 contract: lab-host
 	$(LAB) pytest --native tests/contract
+
+# Alert rules and dashboard with Debian's promtool, which is unpacked below ~/.cache/ovn-ipsec.
+monitoring: $(STAMP)
+	$(BIN)/python -m pytest -q tests/monitoring
 
 system: lab-host
 	$(LAB) pytest --shards $(LAB_SHARDS) $(TESTS) -m "not slow"

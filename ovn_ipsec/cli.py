@@ -2,9 +2,11 @@
 
 ovn-ipsec agent DATABASE ...      the node agent, also installed as ovs-monitor-ipsec
 ovn-ipsec guard apply|show|remove the fail-closed table, also without an agent
+ovn-ipsec status                  is every tunnel encrypted, and if not, why?
+ovn-ipsec support-bundle          what a helper needs to see, without secrets
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
-ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
+ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import ovs.daemon
 import ovs.dirs
@@ -30,6 +33,7 @@ import ovs.util
 import ovs.vlog
 
 import ovn_ipsec
+from ovn_ipsec.agent.json_log import JsonFormatter
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.cluster.databases import LocalSwitch, Northbound, Southbound
@@ -45,6 +49,7 @@ from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.errors import DriverError, EnrolmentError, OvnIpsecError, SettingsError
 from ovn_ipsec.identity.denylist import build_deny_list
 from ovn_ipsec.identity.generations import Generations
@@ -56,7 +61,9 @@ from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
 from ovn_ipsec.settings import (
     IkeDaemon,
+    LogFormat,
     Settings,
+    StrictParser,
     parse_agent_arguments,
     parse_guard_arguments,
 )
@@ -64,10 +71,12 @@ from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.command import run_status
 from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.report import render_guard
-from ovn_ipsec.status.serve import control_socket_path, serve_control
+from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
 from ovn_ipsec.status.unixctl import ControlServer
+from ovn_ipsec.support.bundle import Surroundings, write_bundle
 
 PROGRAM = "ovs-monitor-ipsec"
 """Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
@@ -82,10 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "agent": _agent,
-        "cluster": _cluster,
-        "enroll": _enroll,
         "guard": _guard,
+        "enroll": _enroll,
+        "cluster": _cluster,
         "render": _render,
+        "status": _status,
+        "support-bundle": _support_bundle,
     }
     if words and words[0] in commands:
         try:
@@ -113,10 +124,7 @@ def _agent(argv: Sequence[str]) -> int:
     ovs.vlog.handle_args(flags)
     ovs.daemon.handle_args(flags)
     keep_rows_out_of_the_log()
-    logger = logging.getLogger(ovn_ipsec.__name__)
-    logger.addHandler(_VlogHandler())
-    logger.setLevel(logging.DEBUG)  # python-ovs decides what is written, and vlog/set changes it
-    logger.propagate = False
+    _set_up_log(settings, detach=bool(flags.detach))
     # The parent of --detach returns 0 when the guard stands, queries are answered, and what
     # OVSDB has at this moment has been acted on.
     ovs.daemon.daemonize_start()
@@ -141,6 +149,26 @@ def _agent(argv: Sequence[str]) -> int:
         if probes is not None:
             probes.close()
     return 0
+
+
+def _set_up_log(settings: Settings, *, detach: bool) -> None:
+    logger = logging.getLogger(ovn_ipsec.__name__)
+    logger.propagate = False
+    if settings.log_format is LogFormat.TEXT:
+        logger.addHandler(_VlogHandler())
+        logger.setLevel(logging.DEBUG)  # python-ovs decides what is written; vlog/set changes it
+        return
+    if detach:
+        raise SettingsError(
+            "--log-format=json goes to standard error, which --detach closes; run the agent in "
+            "the foreground, as a service manager does"
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # python-ovs's own lines are no JSON; they go to --log-file.
+    ovs.vlog.Vlog.set_level("any", "console", "off")
 
 
 def _serve_probes(agent: Agent, settings: Settings) -> ProbeServer | None:
@@ -189,15 +217,15 @@ def _build_agent(settings: Settings) -> Agent:
     )
     guard_events = GuardEvents([TABLE, HELD_TABLE])
     pulse = Pulse()
+    ike = Libreswan(paths, command_timeout_s=settings.command_timeout_s, progress=pulse.beat)
     return Agent(
         Parts(
             ovsdb=OvsdbSource(settings.database),
             certificates=CertificateFiles(),
             addresses=LocalAddresses(),
             kernel_events=KernelEvents(),
-            ike=Libreswan(
-                paths, command_timeout_s=settings.command_timeout_s, progress=pulse.beat
-            ),
+            ike=ike,
+            log=PlutoLog(ike.log_file),
             nss=Nss(
                 wall_clock,
                 paths.nss_dir,
@@ -244,6 +272,26 @@ def _guard(argv: Sequence[str]) -> int:
     observed = driver.observe()
     print(render_guard(driver.live_guard(), replace(observed, counters=counters)), end="")
     return 0 if observed.present and observed.intact else 1
+
+
+def _status(argv: Sequence[str]) -> int:
+    """``ovn-ipsec status``: 0 all encrypted, 3 not all, 4 no agent answers."""
+    rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+    return run_status(argv, rundir, PROGRAM, sys.stdout)
+
+
+def _support_bundle(argv: Sequence[str]) -> int:
+    """``ovn-ipsec support-bundle``: one archive, without secrets."""
+    parser = StrictParser(prog="ovn-ipsec support-bundle", description=write_bundle.__doc__)
+    parser.add_argument("--output", metavar="FILE", help="default: in the working directory")
+    flags = parser.parse_args(argv)
+    default = f"ovn-ipsec-support-{wall_clock():%Y%m%dT%H%M%SZ}.tar.gz"
+    target = Path(flags.output or default)
+    rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+    for line in write_bundle(target, Surroundings(rundir=rundir, program=PROGRAM)):
+        print(f"not in the bundle: {line}", file=sys.stderr)
+    print(target)
+    return 0
 
 
 def _enroll(argv: Sequence[str]) -> int:
@@ -293,20 +341,6 @@ def _enroll(argv: Sequence[str]) -> int:
     return 3 if decision.level is Level.ALARM else 0
 
 
-def _render(argv: Sequence[str]) -> int:
-    """``ovn-ipsec render``: what is wrong with the manifest, or how to go on, in lines."""
-    try:
-        # Needs the YAML library, which the agent does without.
-        from ovn_ipsec.render.command import parse_render_arguments, render
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"render: {error.name} is not installed; pip install 'ovn-ipsec[render]'"
-        ) from error
-    for line in render(parse_render_arguments(argv)):
-        print(line)
-    return 0
-
-
 def _cluster(argv: Sequence[str]) -> int:
     """``ovn-ipsec cluster``: 0 done or in order, 2 not (yet)."""
     settings = parse_cluster_arguments(argv)
@@ -347,6 +381,20 @@ def _follow(settings: FollowSettings) -> int:
     switch = LocalSwitch(settings.database)
     follower = Follower(switch, settings.sb, settings.agent, _unix_time)
     follower.follow(stop.wait, random.SystemRandom().random)
+    return 0
+
+
+def _render(argv: Sequence[str]) -> int:
+    """``ovn-ipsec render``: what is wrong with the manifest, or how to go on, in lines."""
+    try:
+        # Needs the YAML library, which the agent does without.
+        from ovn_ipsec.render.command import parse_render_arguments, render
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"render: {error.name} is not installed; pip install 'ovn-ipsec[render]'"
+        ) from error
+    for line in render(parse_render_arguments(argv)):
+        print(line)
     return 0
 
 

@@ -41,6 +41,15 @@ class OnUnknown(StrEnum):
     ENFORCE = "enforce"
 
 
+class LogFormat(StrEnum):
+    """How the agent writes its own log lines."""
+
+    TEXT = "text"
+    """As Open vSwitch does; ``--log-file``, ``--verbose`` and ``vlog/set`` rule it."""
+    JSON = "json"
+    """One object a line on standard error."""
+
+
 class ReadyWhen(StrEnum):
     """Which peers have to be encrypted for this node to be ready."""
 
@@ -88,6 +97,7 @@ class Settings:
     http: HttpAddress | None = None
     """None: no health endpoints."""
     ready: ReadyWhen = ReadyWhen.ANSWERING
+    log_format: LogFormat = LogFormat.TEXT
 
 
 ArgumentAdder = Callable[[argparse.ArgumentParser], None]
@@ -145,6 +155,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds that a child process may take (default: %(default)s)",
     )
     add("--use-default-crypto", action="store_true", help="leave ike= and esp= to libreswan")
+    add(
+        "--log-format",
+        metavar="FORMAT",
+        default=LogFormat.TEXT.value,
+        help="text: as Open vSwitch logs; json: one object a line on standard error "
+        "(default: %(default)s)",
+    )
     _add_guard_arguments(parser)
     _add_health_arguments(parser)
 
@@ -257,6 +274,7 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         allow_hw_offload=namespace.allow_hw_offload,
         http=loopback_address("--http", namespace.http, violations) if namespace.http else None,
         ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
+        log_format=_member(LogFormat, "--log-format", namespace.log_format, violations),
     )
 
 

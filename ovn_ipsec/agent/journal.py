@@ -7,8 +7,10 @@ their wording is a contract.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ovn_ipsec.agent.json_log import event
+from ovn_ipsec.model.causes import Cause, CauseCode
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState, TunnelStatus
 from ovn_ipsec.model.steps import (
     DropConnection,
@@ -24,6 +26,8 @@ _log = logging.getLogger(__name__)
 LINES_AT_ONCE = 20
 """More changes of one kind than this in one tick become one line with a count."""
 BRINGING_UP_AFTER_S = 15.0
+_PASSING = frozenset({CauseCode.INSTALLING, CauseCode.NEGOTIATING, CauseCode.UNKNOWN})
+"""Nothing to tell anybody, or not yet."""
 
 
 class Journal:
@@ -36,6 +40,9 @@ class Journal:
         self._stale: frozenset[tuple[str, str]] = frozenset()
         self._failed: dict[str, str] = {}
         self._all_up = False
+        self._told: Mapping[str, frozenset[CauseCode]] = {}
+        """Causes that the log has told of tunnels that are down."""
+        self._causes: frozenset[Cause] = frozenset()
 
     def note_steps(self, outcomes: Sequence[Outcome], now_s: float) -> None:
         """Log what was done, and each new failure once."""
@@ -76,6 +83,7 @@ class Journal:
         }
         self._note_rows(tunnels)
         self._note_states(tunnels, snapshot.taken_at_s)
+        self.note_causes(snapshot)
         self._note_problems(snapshot)
         configured = [t for t in tunnels.values() if t.state is TunnelState.CONFIGURED]
         all_up = bool(configured) and all(t.up for t in configured)
@@ -115,28 +123,92 @@ class Journal:
         # A certificate that is missing makes all of them invalid at once.
         _lines(
             invalid,
-            lambda name: _log.warning("Tunnel %s is invalid: %s", name, tunnels[name].reason),
+            lambda name: _log.warning(
+                "Tunnel %s is invalid: %s",
+                name,
+                tunnels[name].reason,
+                extra=event("tunnel-invalid", tunnel=name),
+            ),
             lambda count, some: _log.warning(
                 "%d tunnels are invalid (%s), as tunnels/show tells; the first: %s",
                 count,
                 some,
                 tunnels[min(invalid)].reason,
+                extra=event("tunnel-invalid", tunnels=invalid),
             ),
         )
         _lines(
             went_up,
-            lambda name: _log.info("Tunnel %s is encrypted", name),
-            lambda count, some: _log.info("%d tunnels are encrypted (%s)", count, some),
+            lambda name: _log.info(
+                "Tunnel %s is encrypted", name, extra=event("tunnel-encrypted", tunnel=name)
+            ),
+            lambda count, some: _log.info(
+                "%d tunnels are encrypted (%s)",
+                count,
+                some,
+                extra=event("tunnel-encrypted", tunnels=went_up),
+            ),
         )
         _lines(
             went_down,
             lambda name: _log.warning(
-                "Connection for port %s is not active, need to reconcile", name
+                "Connection for port %s is not active, need to reconcile",
+                name,
+                extra=event("tunnel-down", tunnel=name),
             ),
             lambda count, some: _log.warning(
-                "Connections for %d ports are not active, need to reconcile (%s)", count, some
+                "Connections for %d ports are not active, need to reconcile (%s)",
+                count,
+                some,
+                extra=event("tunnel-down", tunnels=went_down),
             ),
         )
+
+    def note_causes(self, snapshot: Snapshot) -> None:
+        """Log the causes that are new; pluto's log tells them between two changes, too."""
+        # Each cause once while a tunnel is down: causes may take turns as the two ends try.
+        down: dict[str, frozenset[CauseCode]] = {}
+        groups: dict[CauseCode, list[TunnelStatus]] = {}
+        for tunnel in snapshot.tunnels:
+            if tunnel.cause is None or tunnel.cause.code in _PASSING:
+                if tunnel.cause is not None and tunnel.name in self._told:
+                    down[tunnel.name] = self._told[tunnel.name]
+                continue
+            told = self._told.get(tunnel.name, frozenset())
+            down[tunnel.name] = told | {tunnel.cause.code}
+            if tunnel.cause.code not in told and tunnel.state is not TunnelState.INVALID:
+                groups.setdefault(tunnel.cause.code, []).append(tunnel)
+        self._told = down
+        for code, tunnels in groups.items():
+            self._tell_cause(code, tunnels)
+        causes = frozenset(snapshot.causes)
+        for cause in causes - self._causes:
+            more = event("node-problem", cause=str(cause.code))
+            _log.error("%s; %s", cause.text, cause.remedy, extra=more)
+        for code in {cause.code for cause in self._causes - causes} - {c.code for c in causes}:
+            _log.info("No longer: %s", code, extra=event("node-problem-over", cause=str(code)))
+        self._causes = causes
+
+    def _tell_cause(self, code: CauseCode, tunnels: list[TunnelStatus]) -> None:
+        if len(tunnels) > LINES_AT_ONCE:
+            names = [tunnel.name for tunnel in tunnels]
+            _log.warning(
+                "%d tunnels are not up: %s (%s, ...)",
+                len(tunnels),
+                code,
+                ", ".join(names[:3]),
+                extra=event("tunnel-cause", tunnels=names, cause=str(code)),
+            )
+            return
+        for tunnel in tunnels:
+            if tunnel.cause is not None:
+                _log.warning(
+                    "Tunnel %s is not up: %s; %s",
+                    tunnel.name,
+                    tunnel.cause.text,
+                    tunnel.cause.remedy,
+                    extra=event("tunnel-cause", tunnel=tunnel.name, cause=str(code)),
+                )
 
     def _note_problems(self, snapshot: Snapshot) -> None:
         problems = frozenset(snapshot.problems)

@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TypeVar
 
+from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
 from ovn_ipsec.agent.journal import Journal
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.guard import GENEVE
@@ -26,6 +28,8 @@ from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nss import Nss
+from ovn_ipsec.drivers.pluto_log import PlutoLog
+from ovn_ipsec.drivers.xfrm import read_errors
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
     Desired,
@@ -88,6 +92,7 @@ class Parts:
     addresses: LocalAddresses
     kernel_events: KernelEvents
     ike: Libreswan
+    log: PlutoLog
     nss: Nss
     guard: Nftables
     guard_events: GuardEvents
@@ -111,6 +116,8 @@ class Agent:
         self._may_start_ike = may_start_ike
         self._guard_on_unknown = guard_on_unknown
         self._journal = Journal()
+        self._diagnosis = Diagnosis(parts.log)
+        self._tally = Tally()
         self._memory = Memory()
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
@@ -119,6 +126,7 @@ class Agent:
         self._pki = PkiFact()
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
+        self._xfrm_errors: Mapping[str, int] = {}
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
         self._built: tuple[object, float, Desired] | None = None
@@ -318,10 +326,18 @@ class Agent:
         settled = self._settled
         acted = False
         if settled is not None and settled[0] == (desired, observed) and began < settled[1]:
-            self._snapshot = redate(self._snapshot, *seen)
+            again = redate(self._snapshot, *seen)
+            self._snapshot = self._diagnosis.explain(again, _generation(observed), seen[0])
+            if self._snapshot.tunnels is not again.tunnels:
+                self._journal.note_causes(self._snapshot)
         else:
             acted = self._act(desired, observed, began, *seen)
+        if waiting:
+            details = self._parts.ike.details
+            self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
         self._last_end = time.monotonic()
+        work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
+        self._snapshot = replace(self._snapshot, work=work)
         deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
@@ -342,12 +358,13 @@ class Agent:
     ) -> bool:
         """Plan, apply, publish; whether there was anything to apply."""
         self._settled = None
-        ike = observed.ike
-        generation = ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
-        self._wakeups.watch_pluto(generation, self._parts.ike.pluto_pidfd)
+        self._wakeups.watch_pluto(_generation(observed), self._parts.ike.pluto_pidfd)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
+        applying_at = time.monotonic()
         self._do(made.steps)
+        if made.steps:
+            self._tally.note_apply(time.monotonic() - applying_at)
         self._publish(desired, observed, seen_at, seen_at_wall)
         self._plan_at = made.wake_at
         if not made.steps:
@@ -403,6 +420,7 @@ class Agent:
         if forced or now - self._counted_at >= COUNT_S:
             self._counted_at = now
             _read(self._parts.guard.counters)
+            self._xfrm_errors = read_errors()
 
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -431,15 +449,25 @@ class Agent:
             if (error := self._memory.error_of(name)) is not None
         }
         problems = (*desired.problems, *self._memory.node_errors())
-        self._snapshot = take_snapshot(
+        taken = take_snapshot(
             replace(desired, problems=problems),
             observed,
             versions={name: record.version for name, record in records.items()},
             errors=errors,
+            silent=silent_tunnels(self._memory),
             previous=self._snapshot,
             now_s=seen_at,
             wall=seen_at_wall,
         )
+        taken = replace(
+            taken,
+            details=self._snapshot.details,
+            details_at_s=self._snapshot.details_at_s,
+            work=self._snapshot.work,
+            ike_error=self._memory.step_error("ike"),
+            credential_error=self._memory.step_error("credential:"),
+        )
+        self._snapshot = self._diagnosis.explain(taken, _generation(observed), seen_at)
         self._journal.note_snapshot(self._snapshot)
 
     def _clean_up(self) -> None:
@@ -479,6 +507,11 @@ def first_guard(
         return last
     mode = GuardMode.ENFORCE if _read(driver.was_in_force) is True else on_unknown
     return Guard(mode, frozenset({GENEVE}) | guard_ports)
+
+
+def _generation(observed: Observed) -> str:
+    ike = observed.ike
+    return ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
 
 
 def _driver_of(step: Step) -> str:

@@ -11,6 +11,7 @@ from ovn_ipsec.desired.credentials import CredentialVerdict, judge_credentials, 
 from ovn_ipsec.desired.guard import GuardRules, build_guard
 from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, shown_name, wants_ipsec
 from ovn_ipsec.desired.revocation import RevocationVerdict, judge_revocation
+from ovn_ipsec.model.causes import CauseCode, Problem
 from ovn_ipsec.model.conns import (
     Desired,
     GuardMode,
@@ -104,7 +105,13 @@ def _own_certificate(
     if own is None and all("psk" in tunnel.options for tunnel in asking):
         return None
     problem = verdict.ca_problem if by_ca else verdict.problem
-    return OwnCertificate(verdict.local_name, own.not_after if own else None, problem)
+    roots = facts.pki.ca_cert.chain if facts.pki.ca_cert else ()
+    return OwnCertificate(
+        verdict.local_name,
+        own.not_after if own else None,
+        problem,
+        min((root.not_after for root in roots if root.not_after), default=None),
+    )
 
 
 def _withdraw(
@@ -118,7 +125,8 @@ def _withdraw(
     for name, wanted in tunnels.items():
         peer = incumbents.get(name)
         if wanted.config is None and not wanted.withdrawn and revocation.denies(peer):
-            problem = f"{wanted.problem}; what was installed was for peer {peer}, who is revoked"
+            text = f"{wanted.problem}; what was installed was for peer {peer}, who is revoked"
+            problem = Problem(text, CauseCode.PEER_REVOKED)
             settled[name] = replace(wanted, problem=problem, withdrawn=True)
     return settled
 

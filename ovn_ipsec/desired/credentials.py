@@ -9,8 +9,9 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from ovn_ipsec.model.causes import CauseCode, Problem
 from ovn_ipsec.model.conns import Credential, CredentialKind, InstalledCredential
 from ovn_ipsec.model.facts import CertificateFact, PkiFact
 
@@ -18,6 +19,8 @@ CA_NICKNAME = "ovs_cert_cacert"
 NODE_PREFIX = "ovs_certkey_"
 PEER_PREFIX = "ovs_cert_"
 
+_SKEW = timedelta(days=1)
+"""A certificate that begins within it is taken for a good one under a clock that is behind."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """What an IKE id (``@NAME``), an NSS nickname and a conn file carry unchanged. A colon would
 name an NSS token, ``%`` one of libreswan's own words."""
@@ -84,9 +87,10 @@ def judge_credentials(
     ends = [fact for fact in (own, *pki.remote_certificates.values()) if fact is not None]
     roots, ca_problem, warnings = _judge_ca(pki.ca_cert, now, {end.fingerprint for end in ends})
     if not problem and not ca_problem and own and not pki.issued_by_ca:
-        ca_problem = (
+        ca_problem = Problem(
             f"certificate {own.path!r} is not signed by a CA of {_path(pki.ca_cert)!r}; "
-            "get one from that CA, or name the CA that signed it in other_config:ca_cert"
+            "get one from that CA, or name the CA that signed it in other_config:ca_cert",
+            CauseCode.CERTIFICATE_UNFIT,
         )
         if own.issuer != own.subject:
             problem = ca_problem
@@ -149,18 +153,21 @@ def right_ca(
 
 def _own_problem(pki: PkiFact, now: datetime) -> str | None:
     certificate, key = pki.certificate, pki.private_key
+    missing, unreadable = CauseCode.CERTIFICATE_MISSING, CauseCode.CERTIFICATE_UNREADABLE
     if certificate is None:
-        return "no certificate: set other_config:certificate and private_key of Open_vSwitch"
+        text = "no certificate: set other_config:certificate and private_key of Open_vSwitch"
+        return Problem(text, missing)
     if certificate.problem:
-        return f"certificate {certificate.problem}"
+        return Problem(f"certificate {certificate.problem}", unreadable)
     if key is None:
-        return "no private key: set other_config:private_key of Open_vSwitch"
+        return Problem("no private key: set other_config:private_key of Open_vSwitch", missing)
     if key.problem:
-        return f"private key {key.problem}"
+        return Problem(f"private key {key.problem}", unreadable)
     if certificate.public_key_hash != key.public_key_hash:
-        return (
+        return Problem(
             f"private key {key.path!r} does not match certificate {certificate.path!r}; "
-            "install the pair that was made together"
+            "install the pair that was made together",
+            CauseCode.CERTIFICATE_UNFIT,
         )
     return _validity_problem("certificate", certificate, now) or _cn_problem(
         "certificate", certificate
@@ -172,9 +179,11 @@ def _judge_ca(
 ) -> tuple[list[Credential], str | None, tuple[str, ...]]:
     """``ends``: fingerprints of the certificates that this node and its peers have."""
     if bundle is None:
-        return [], "no CA certificate: set other_config:ca_cert of Open_vSwitch", ()
+        text = "no CA certificate: set other_config:ca_cert of Open_vSwitch"
+        return [], Problem(text, CauseCode.CERTIFICATE_MISSING), ()
     if bundle.problem:
-        return [], f"CA certificate {bundle.problem}", ()
+        text = f"CA certificate {bundle.problem}"
+        return [], Problem(text, CauseCode.CERTIFICATE_UNREADABLE), ()
     roots: dict[str, Credential] = {}
     warnings: list[str] = []
     for member in bundle.chain:
@@ -193,7 +202,9 @@ def _judge_ca(
                 CA_NICKNAME, CredentialKind.CA, member.pem, member.fingerprint
             )
     if not roots:
-        return [], warnings[0], ()
+        expired = all(m.not_after is not None and now > m.not_after for m in bundle.chain)
+        code = CauseCode.CERTIFICATE_EXPIRED if expired else CauseCode.CERTIFICATE_UNFIT
+        return [], Problem(warnings[0], code), ()
     return list(roots.values()), None, tuple(warnings)
 
 
@@ -246,30 +257,40 @@ def _judge_peers(
 
 
 def _validity_problem(what: str, fact: CertificateFact, now: datetime) -> str | None:
+    own = what == "certificate"
     if fact.not_after is not None and now > fact.not_after:
-        return f"{what} {fact.path!r} expired {_date(fact.not_after)}; renew it"
+        expired = CauseCode.CERTIFICATE_EXPIRED if own else CauseCode.PEER_CERTIFICATE_EXPIRED
+        return Problem(f"{what} {fact.path!r} expired {_date(fact.not_after)}; renew it", expired)
     if fact.not_before is not None and now < fact.not_before:
-        return (
+        # An authority does not sign for the day after tomorrow.
+        skewed = fact.not_before - now <= _SKEW
+        return Problem(
             f"{what} {fact.path!r} is not valid before {_date(fact.not_before)}; "
-            "check this node's clock"
+            "check this node's clock",
+            CauseCode.CLOCK_SKEW if skewed else CauseCode.CERTIFICATE_NOT_YET_VALID,
         )
     return None
 
 
 def _cn_problem(what: str, fact: CertificateFact) -> str | None:
     if not fact.common_name:
-        return f"{what} {fact.path!r} has no single common name; its CN must be the node's name"
+        text = f"{what} {fact.path!r} has no single common name; its CN must be the node's name"
+        return Problem(text, CauseCode.CERTIFICATE_UNFIT)
     refused = name_problem(fact.common_name)
-    return f"{what} {fact.path!r}: common name {refused}" if refused else None
+    if refused is None:
+        return None
+    text = f"{what} {fact.path!r}: common name {refused}"
+    return Problem(text, CauseCode.CERTIFICATE_UNFIT)
 
 
 def _san_problem(fact: CertificateFact) -> str | None:
     """libreswan's peers look for the IKE id among the DNS names, never in the CN."""
     if fact.common_name.lower() in (name.lower() for name in fact.dns_names):
         return None
-    return (
+    return Problem(
         f"certificate {fact.path!r} lacks the subjectAltName DNS:{fact.common_name}: "
-        "peers will refuse it; issue it with that name"
+        "peers will refuse it; issue it with that name",
+        CauseCode.CERTIFICATE_UNFIT,
     )
 
 

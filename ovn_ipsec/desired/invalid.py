@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class Invalid(Exception):
     """This row alone is INVALID; the text says why and what to do. Never leaves ``desired``."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem

@@ -16,6 +16,7 @@ from ovn_ipsec.desired.endpoints import Endpoints, family_name, resolve_endpoint
 from ovn_ipsec.desired.invalid import Invalid
 from ovn_ipsec.desired.options import PREFIX, judge_options, shown
 from ovn_ipsec.desired.revocation import RevocationVerdict
+from ovn_ipsec.model.causes import CauseCode, Problem, code_of
 from ovn_ipsec.model.conns import (
     Auth,
     CertificateAuth,
@@ -97,12 +98,14 @@ def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
     interface = f"interface {shown_name(tunnel.name)}"
     revoked = around.revocation.revoked_peer(tunnel.options)
     if revoked is not None:
-        problem = f"{interface}: peer {_shown_peer(revoked)} is revoked; no connection is kept"
+        text = f"{interface}: peer {_shown_peer(revoked)} is revoked; no connection is kept"
+        problem = Problem(text, CauseCode.PEER_REVOKED)
         return WantedTunnel(tunnel.name, view, None, problem, withdrawn=True)
     try:
         config = _config(tunnel, around, warnings)
     except Invalid as invalid:
-        return WantedTunnel(tunnel.name, view, None, f"{interface}: {invalid}", tuple(warnings))
+        problem = Problem(f"{interface}: {invalid}", code_of(invalid.problem))
+        return WantedTunnel(tunnel.name, view, None, problem, tuple(warnings))
     return WantedTunnel(tunnel.name, view, config, None, tuple(warnings))
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
+from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_status import (
     LoadedConnections,
@@ -22,6 +24,7 @@ from ovn_ipsec.drivers.libreswan_status import (
     parse_states,
 )
 from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint, parses
+from ovn_ipsec.drivers.pluto_log import log_file
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -33,6 +36,7 @@ from ovn_ipsec.model.conns import (
     TunnelConfig,
     connection_name,
 )
+from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -48,6 +52,7 @@ from ovn_ipsec.model.steps import (
 
 _OWN_LOAD_WAIT_S = 10.0
 _OWN_LOAD_POLL_S = 0.02
+_KINDS_MOST = 1000
 _UNKNOWN_CONNECTION = re.compile(r'no connection (?:or alias )?named "')
 
 
@@ -60,6 +65,11 @@ class _Load:
     files: TunnelFiles
     names: tuple[str, ...]
     error: str | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """All that an operator's options have a part in."""
+        return type(self.step.config.auth), self.step.config.keywords
 
 
 @dataclass(slots=True)
@@ -87,10 +97,19 @@ class Libreswan:
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         """``progress`` is called before each call of pluto: a thousand tunnels take many."""
+        self._paths = paths
         self._store = TunnelStore(paths)
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._seen = _Seen()
         self._secrets_stale = False
+        self._accepted: set[Hashable] = set()
+        self._accepted_by = ""
+        self._details: Mapping[str, SaDetail] = {}
+
+    @property
+    def details(self) -> Mapping[str, SaDetail]:
+        """What the last full observation told of SAs besides."""
+        return self._details
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -100,6 +119,10 @@ class Libreswan:
     def pluto_pidfd(self) -> int | None:
         """A descriptor that becomes readable when pluto dies; the caller closes it."""
         return self._pluto.pidfd()
+
+    def log_file(self) -> Path | None:
+        """Where the pluto that runs logs to; None: syslog, or unknown."""
+        return log_file(self._pluto.pid(), self._paths.root_conf)
 
     def observe(
         self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False
@@ -192,8 +215,11 @@ class Libreswan:
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
         if full or lost or seen.doubtful or seen.generation != generation:
-            seen.connections = parse_connections(self._pluto.whack("--status"), dialect)
+            status = self._pluto.whack("--status")
+            seen.connections = parse_connections(status, dialect)
             seen.doubtful = False
+            if full:
+                self._details = parse_details(status, dialect)
         seen.generation = generation
         seen.with_sa = with_sa
         return ObservedIke(
@@ -249,18 +275,32 @@ class Libreswan:
         self._confirm(good, said.stdout + said.stderr)
 
     def _check(self, loads: list[_Load]) -> None:
-        """libreswan's own parser on every tunnel, before a file is written.
+        """libreswan's own parser, before a file is written.
 
-        One file that it rejects would keep pluto from loading any at its next start.
+        One file that it rejects would keep pluto from loading any at its next start. What differs
+        between tunnels of one kind was validated when it was rendered, so that one tunnel speaks
+        for its kind as long as this pluto lives.
         """
-        batch = text.join_batch(load.connections for load in loads)
+        if self._accepted_by != self._seen.generation or len(self._accepted) > _KINDS_MOST:
+            self._accepted, self._accepted_by = set(), self._seen.generation
+        fresh = {load.kind: load for load in loads if load.kind not in self._accepted}
+        if not fresh:
+            return
+        batch = text.join_batch(load.connections for load in fresh.values())
         if parses(self._pluto.addconn(batch, "--checkconfig")):
+            self._accepted |= fresh.keys()
             return
         for load in loads:
-            done = self._pluto.addconn(load.connections, "--checkconfig")
-            if not parses(done):
-                said = complaint(done.stderr + done.stdout)
-                load.error = f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
+            if load.kind in fresh:
+                load.error = self._complaint(load)
+
+    def _complaint(self, load: _Load) -> str | None:
+        """What libreswan's parser has against this tunnel alone."""
+        done = self._pluto.addconn(load.connections, "--checkconfig")
+        if parses(done):
+            return None
+        said = complaint(done.stderr + done.stdout)
+        return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
 
     def _write(self, loads: Iterable[_Load]) -> None:
         wanted = [load for load in loads if load.error is None]
@@ -280,6 +320,10 @@ class Libreswan:
                 load.error = (
                     f"tunnel {load.step.tunnel}: libreswan did not load {missing[0]}: {reason}"
                 )
+                self._accepted.discard(load.kind)
+                if (rejected := self._complaint(load)) is not None:
+                    load.error = rejected
+                    self._store.remove(load.step.tunnel)
 
     def _reread_secrets(self) -> None:
         # Its output repeats a malformed secret in clear: never passed on.

@@ -10,7 +10,6 @@ import contextlib
 import fnmatch
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,8 +337,13 @@ def _install(path: Path, content: str) -> None:
 
 def _write_temp(final: Path, content: str) -> Path:
     """A hidden file beside ``final``, mode 0600 before it has any content."""
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=final.parent)
-    temporary = Path(name)
+    temporary = final.with_name(f".{final.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        descriptor = os.open(temporary, flags, 0o600)
+    except FileExistsError:  # left by an agent that was killed
+        temporary.unlink()
+        descriptor = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(content)

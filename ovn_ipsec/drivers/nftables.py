@@ -84,7 +84,7 @@ class Nftables:
 
         Those that only the held table met, while the other was missing, are in them.
         """
-        text = self._list_counters()
+        text = self._list("counters", "table", FAMILY, TABLE)
         if text is not None:
             self._count(_parse(text).counters)
         self._count_gaps()
@@ -144,7 +144,7 @@ class Nftables:
             # A table so strange that its counters cannot be read must be replaced all the same.
             _log.warning("guard counters are carried over as last read: %s", error)
         text = nftables_text.render_guard(guard, self._counters)
-        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+        self._load(text)
         self._applied = guard
         self._hold(guard)
         self._save(guard)
@@ -166,11 +166,13 @@ class Nftables:
             return
         self._holding_failed = False
 
-    def _list_counters(self) -> str | None:
+    def _load(self, text: str) -> None:
+        """``nft -j -f``, which also tells what is wrong where libnftables itself failed."""
         if self._held is not None:
-            with contextlib.suppress(DriverError):  # no such table, perhaps: nft tells
-                return self._held.list_counters(TABLE)
-        return self._list("counters", "table", FAMILY, TABLE)
+            with contextlib.suppress(DriverError):
+                self._held.without_program(text)
+                return
+        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
 
     def _count_gaps(self) -> None:
         if self._held is None or self._holding_failed:
@@ -206,6 +208,9 @@ class Nftables:
 
     def _list(self, *what: str) -> str | None:
         """What ``nft list`` prints; None when there is no such table."""
+        if self._held is not None:
+            with contextlib.suppress(DriverError):  # no such table, perhaps: nft tells
+                return self._held.without_program(f"list {' '.join(what)}")
         try:
             done = command.run(["nft", "-j", "-n", "list", *what], timeout_s=_TIMEOUT_S)
         except CommandError as error:

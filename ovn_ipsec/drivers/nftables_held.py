@@ -80,15 +80,15 @@ class HeldTable:
         """Packets met since ``hold``."""
         if self._guard is None:
             return GuardCounters(0, 0)
-        text = self.list_counters(HELD_TABLE)
+        text = self._run(f"list counters table {FAMILY} {HELD_TABLE}")
         try:
             return nftables_text.parse_listing(text).counters
         except ValueError as error:
             raise DriverError(f"table {FAMILY} {HELD_TABLE}: {error}") from error
 
-    def list_counters(self, table: str) -> str:
-        """What ``nft -j list counters`` prints of another table, without starting a program."""
-        return self._run(f"list counters table {FAMILY} {table}")
+    def without_program(self, commands: str) -> str:
+        """What ``nft -j`` does and prints, about whichever table, without starting a program."""
+        return self._run(commands)
 
     def _run(self, commands: str) -> str:
         status = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())

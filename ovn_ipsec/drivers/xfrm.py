@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from ovn_ipsec.drivers.command import run
 from ovn_ipsec.errors import CommandError, ObservationError
@@ -13,6 +14,8 @@ _SELECTOR = re.compile(
     r"src (?P<src>\S+) dst (?P<dst>\S+)(?: proto (?P<proto>\S+))?"
     r"(?: sport (?P<sport>\d+))?(?: dport (?P<dport>\d+))?"
 )
+
+_ERRORS = Path("/proc/net/xfrm_stat")
 
 
 def observe_policies(timeout_s: float = 10.0) -> frozenset[KernelPolicy]:
@@ -77,3 +80,16 @@ def _ip_xfrm(*words: str, timeout_s: float) -> str:
         return run(["ip", "xfrm", *words], timeout_s=timeout_s).stdout
     except CommandError as error:
         raise ObservationError(f"the kernel's IPsec table cannot be read: {error}") from error
+
+
+def read_errors(path: Path = _ERRORS) -> Mapping[str, int]:
+    """Why the kernel's IPsec dropped packets of this network namespace, since its start.
+
+    Documentation/networking/xfrm_proc.rst. Empty where the kernel does not count.
+    """
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

@@ -384,6 +384,8 @@ class OwnCertificate:
     name: str | None
     not_after: datetime | None
     problem: str | None = None
+    ca_not_after: datetime | None = None
+    """When the first of the CA certificates ends that this node trusts."""
 
 
 @dataclass(frozen=True, slots=True)

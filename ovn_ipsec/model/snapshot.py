@@ -6,10 +6,12 @@ shown to anybody who may ask: it holds no secret.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from ovn_ipsec.model.causes import Cause
 from ovn_ipsec.model.conns import (
     GuardCounters,
     GuardMode,
@@ -18,6 +20,7 @@ from ovn_ipsec.model.conns import (
     OwnCertificate,
     TunnelView,
 )
+from ovn_ipsec.model.work import Work
 
 
 class TunnelState(StrEnum):
@@ -61,6 +64,17 @@ class ActiveConnection:
     """As pluto says it."""
     bytes_in: int
     bytes_out: int
+    add_time: int | None = None
+    """Unix seconds at which its child SA was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaDetail:
+    """What is read of a connection's newest child SA only when somebody asks for a refresh."""
+
+    cipher: str | None = None
+    rekey_in_s: int | None = None
+    """From when it was read; None: the other end rekeys, or it is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +99,28 @@ class TunnelStatus:
     connections: tuple[ActiveConnection, ...] = ()
     missing: tuple[str, ...] = ()
     """Connections that should be up and are not."""
+    ike_up: bool = False
+    """There is an established IKE SA of one of its connections."""
+    negotiating: bool = False
+    """There is half of an IKE SA."""
+    unoriented: bool = False
+    """pluto finds neither end among this node's addresses."""
+    silent: bool = False
+    """Traffic goes out, fresh child SAs were asked for, and nothing has ever come in."""
+    cause: Cause | None = None
+    """Why it is not up, or up in vain; None when all is well."""
     unloaded: tuple[str, ...] = ()
     """Connections that pluto should have and has not."""
     answering: bool = False
     """The peer has answered IKE, as far as pluto's present IKE SAs tell."""
     answered_at_s: float | None = None
     """When it was last found answering while connections were missing."""
+    unanswered_since_s: float | None = None
+    """pluto has waited for the peer's first reply since then; None: it does not wait."""
+    silent_at_s: float | None = None
+    """When it had last waited for long (``status.snapshot.SILENCE_S``)."""
+    lost_at_s: float | None = None
+    """When it ceased to be encrypted; None: it is, or has not been since the agent started."""
     encrypted_before: bool = False
     """There were SAs with the peer when the agent started, and it has not been up since."""
 
@@ -143,6 +173,18 @@ class Snapshot:
     """None: never read, so unknown."""
     problems: tuple[str, ...] = ()
     stale: tuple[Stale, ...] = ()
+    ike_error: str | None = None
+    """Why pluto could not be started."""
+    credential_error: str | None = None
+    """Why a certificate could not be put into the NSS database or taken out."""
+    log_problem: str | None = None
+    """Why pluto's log cannot be read, so that causes are less specific."""
+    details: Mapping[str, SaDetail] = field(default_factory=dict)
+    """By connection, as of ``details_at_s``; one that has come up since is absent."""
+    details_at_s: float = 0.0
+    work: Work = Work()
+    causes: tuple[Cause, ...] = ()
+    """What is wrong with the node as a whole."""
     guard_wanted: GuardMode | None = None
     """None: unknown before OVSDB has been read."""
     certificate: OwnCertificate | None = None

@@ -91,6 +91,11 @@ class Memory:
             retry.error for key, retry in self.retries.items() if not key.startswith("tunnel:")
         )
 
+    def step_error(self, prefix: str) -> str | None:
+        """Why a step of the node failed the last time; ``prefix`` of its ``retry_key``."""
+        errors = (retry.error for key, retry in self.retries.items() if key.startswith(prefix))
+        return next(errors, None)
+
     def may_try(self, key: str, now: float) -> bool:
         """Whether a step that may have failed before is due again."""
         retry = self.retries.get(key)

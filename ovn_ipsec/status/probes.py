@@ -5,6 +5,7 @@
 /startupz  the first complete look at the node has been made    200, 503
 /readyz    the node is ready (``ovn_ipsec.status.readiness``)   200, 503
 /status    everything that ``tunnels/show`` tells, as JSON      200
+/metrics   the same in numbers, for Prometheus                  200
 ========== ==================================================== =================
 
 ``?format=json`` gives the first three as JSON. Answers come from the last snapshot: they never
@@ -80,15 +81,30 @@ class Probes:
     def answer(self, target: str, now_s: float) -> tuple[HTTPStatus, str, str]:
         """Status, media type and body for a request target (RFC 9112, section 3.2)."""
         path, _, query = target.partition("?")
+        if path == "/metrics":
+            return self._metrics(now_s)
         ask = self._answers.get(path)
         if ask is None:
-            known = " ".join(self._answers)
+            known = " ".join([*self._answers, "/metrics"])
             return HTTPStatus.NOT_FOUND, "text/plain", f"no such page; there are {known}\n"
         answer = ask(now_s)
         status = HTTPStatus.OK if answer.ok else HTTPStatus.SERVICE_UNAVAILABLE
         if not answer.text or "format=json" in query.split("&"):
             return status, "application/json", json.dumps(answer.value) + "\n"
         return status, "text/plain", answer.text
+
+    def _metrics(self, now_s: float) -> tuple[HTTPStatus, str, str]:
+        try:
+            from ovn_ipsec.status.metrics import CONTENT_TYPE, render_metrics
+        except ImportError:
+            text = "metrics need prometheus_client: pip install ovn-ipsec[metrics]\n"
+            return HTTPStatus.NOT_IMPLEMENTED, "text/plain", text
+        self._watched.want_fresh()
+        return (
+            HTTPStatus.OK,
+            CONTENT_TYPE,
+            render_metrics(self._watched.snapshot(), now_s).decode(),
+        )
 
     def _live(self, now_s: float) -> Answer:
         age_s = max(0.0, now_s - self._watched.last_progress_s())

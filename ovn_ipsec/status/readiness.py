@@ -21,12 +21,18 @@ from ovn_ipsec.model.snapshot import (
 )
 from ovn_ipsec.settings import ReadyWhen
 from ovn_ipsec.status.report import JsonValue
+from ovn_ipsec.status.snapshot import SILENCE_S
 
 ANSWERED_FOR_S = 60.0
 """Half-open IKE SAs come and go: a peer that answered so recently still counts as answering."""
 PATIENCE_S = 300.0
 """How long a peer that was encrypted before the agent started is waited for, while others are up.
 Longer silence means that it went away meanwhile."""
+SILENT_FOR_S = 400.0
+"""A silent peer is asked again after 300 s at most: so long its silence is believed."""
+GRACE_S = 60.0
+"""After a tunnel went down its peer counts as silent for so long: it takes some time until it is
+asked again, and the loss of one chassis must not make all others unready meanwhile."""
 OLD_AFTER_S = 60.0
 """A snapshot this old says nothing about now. The loop makes one each 13 s, or later when it is
 busy with many tunnels."""
@@ -42,6 +48,9 @@ class PeerState(StrEnum):
     SILENT = "silent"
     ANSWERING = "answers IKE and is not encrypted"
     LOST = "was encrypted before the restart and is not"
+    UNCLEAR = "not encrypted, and not silent"
+    """It is being negotiated for the first time, or the peer refuses: a refused IKE SA is gone
+    before anybody looks."""
     NOT_LOADED = "not loaded"
     INVALID = "cannot be configured"
 
@@ -197,7 +206,20 @@ def _judge(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float, *, proven: bo
         since_s = snapshot.first_complete_s or now_s
         if not proven or now_s - since_s < PATIENCE_S:
             return PeerState.LOST
-    return PeerState.SILENT
+    return PeerState.SILENT if _is_silent(tunnel, snapshot, now_s) else PeerState.UNCLEAR
+
+
+def _is_silent(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float) -> bool:
+    since_s, silent_at_s, lost_at_s = (
+        tunnel.unanswered_since_s,
+        tunnel.silent_at_s,
+        tunnel.lost_at_s,
+    )
+    return (
+        (since_s is not None and snapshot.taken_at_s - since_s >= SILENCE_S)
+        or (silent_at_s is not None and now_s - silent_at_s < SILENT_FOR_S)
+        or (lost_at_s is not None and now_s - lost_at_s < GRACE_S)
+    )
 
 
 def _described(tunnel: TunnelStatus) -> str:

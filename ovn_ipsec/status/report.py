@@ -8,8 +8,10 @@ with control characters escaped, so that no row can forge another tunnel's lines
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TypeVar
 
+from ovn_ipsec.model.causes import Cause
 from ovn_ipsec.model.conns import (
     Guard,
     GuardMode,
@@ -19,8 +21,10 @@ from ovn_ipsec.model.conns import (
     TunnelView,
 )
 from ovn_ipsec.model.snapshot import (
+    ActiveConnection,
     GuardStatus,
     IkeStatus,
+    SaDetail,
     Snapshot,
     Stale,
     Subject,
@@ -114,7 +118,7 @@ def json_tunnels(
     if tunnels is None:
         return None
     return {
-        "tunnels": [_json_tunnel(tunnel) for tunnel in tunnels],
+        "tunnels": [_json_tunnel(tunnel, snapshot, now_s) for tunnel in tunnels],
         "node": _json_node(snapshot, now_s),
     }
 
@@ -187,6 +191,9 @@ def _tunnel_block(tunnel: TunnelStatus) -> str:
         lines.append(_field("Last error", _plain(tunnel.error)))
     if tunnel.missing:
         lines.append(_field("Not up", _plain(", ".join(tunnel.missing))))
+    if tunnel.cause is not None and tunnel.state is not TunnelState.INVALID:
+        lines.append(_field("Cause", _plain(tunnel.cause.text)))
+        lines.append(_field("Remedy", _plain(tunnel.cause.remedy)))
     lines.append("Kernel policies installed:")
     remote = tunnel.view.remote_ip if tunnel.view else ""
     lines += _once(
@@ -303,7 +310,7 @@ def _dict_footnote(snapshot: Snapshot, now_s: float) -> str:
     return ""
 
 
-def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
+def _json_tunnel(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
     view = tunnel.view
     return {
         "name": tunnel.name,
@@ -313,6 +320,8 @@ def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
         "error": tunnel.error,
         "up": tunnel.up,
         "missing": list(tunnel.missing),
+        "cause": None if tunnel.cause is None else _json_cause(tunnel.cause),
+        "ike_up": tunnel.ike_up,
         "warnings": list(tunnel.warnings),
         "config": None if view is None else _json_view(view),
         "policies": [
@@ -329,15 +338,31 @@ def _json_tunnel(tunnel: TunnelStatus) -> dict[str, JsonValue]:
             for state in tunnel.states
         ],
         "connections": [
-            {
-                "name": active.name,
-                "bytes_in": active.bytes_in,
-                "bytes_out": active.bytes_out,
-                "line": active.line,
-            }
-            for active in tunnel.connections
+            _json_connection(active, snapshot, now_s) for active in tunnel.connections
         ],
     }
+
+
+def _json_connection(
+    active: ActiveConnection, snapshot: Snapshot, now_s: float
+) -> dict[str, JsonValue]:
+    detail = snapshot.details.get(active.name, SaDetail())
+    passed_s = now_s - snapshot.details_at_s
+    rekey_s = None if detail.rekey_in_s is None else round(detail.rekey_in_s - passed_s)
+    return {
+        "name": active.name,
+        "bytes_in": active.bytes_in,
+        "bytes_out": active.bytes_out,
+        "add_time": active.add_time,
+        "cipher": detail.cipher,
+        # One that should be over has been rekeyed since it was read.
+        "rekey_in_s": rekey_s if rekey_s is not None and rekey_s >= 0 else None,
+        "line": active.line,
+    }
+
+
+def _json_cause(cause: Cause) -> dict[str, JsonValue]:
+    return {"code": str(cause.code), "text": cause.text, "remedy": cause.remedy}
 
 
 def _json_view(view: TunnelView) -> dict[str, JsonValue]:
@@ -360,8 +385,12 @@ def _json_view(view: TunnelView) -> dict[str, JsonValue]:
     }
 
 
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
 def _json_node(snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
-    ike, guard = snapshot.ike, snapshot.guard
+    ike, guard, certificate = snapshot.ike, snapshot.guard, snapshot.certificate
     counters = guard.counters if guard else None
     return {
         "taken_at": snapshot.taken_at.isoformat(),
@@ -377,6 +406,16 @@ def _json_node(snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
             "dropped_out": counters.out_packets if counters else None,
             "dropped_in": counters.in_packets if counters else None,
         },
+        "certificate": None
+        if certificate is None
+        else {
+            "name": certificate.name,
+            "not_after": _iso(certificate.not_after),
+            "ca_not_after": _iso(certificate.ca_not_after),
+            "problem": certificate.problem,
+        },
+        "causes": [_json_cause(cause) for cause in snapshot.causes],
+        "log_problem": snapshot.log_problem,
         "problems": list(snapshot.problems),
         "stale": [
             {

@@ -22,6 +22,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
+from ovn_ipsec.model.evidence import connection_stem
 from ovn_ipsec.model.snapshot import (
     ActiveConnection,
     GuardStatus,
@@ -33,6 +34,10 @@ from ovn_ipsec.model.snapshot import (
     TunnelStatus,
 )
 
+SILENCE_S = 3.0
+"""A peer that does not reply for so long is silent; one that is there replies in milliseconds,
+and in a second when its processors are busy."""
+
 _CONNECTION = re.compile(r"(?P<gre>(?P<udp>.+?)(?:-(?:in|out))?)-[0-9]+", re.DOTALL)
 
 
@@ -42,15 +47,17 @@ def take_snapshot(
     *,
     versions: Mapping[str, int],
     errors: Mapping[str, str],
+    silent: Set[str] = frozenset(),
     previous: Snapshot | None,
     now_s: float,
     wall: datetime,
 ) -> Snapshot:
-    """The state of the node after a tick.
+    """The state of the node after a tick; why something is not up adds ``causes.diagnose``.
 
     ``versions``: tunnel -> version of what is installed now (after the tick's steps).
     ``errors``: tunnel -> text of its last failed step; a tunnel whose last steps went well is
-    absent. ``previous`` provides the last good values of what could not be observed this time;
+    absent. ``silent``: tunnels into which nothing comes although traffic goes out.
+    ``previous`` provides the last good values of what could not be observed this time;
     ``Snapshot.stale`` then tells so, with the time at which they were read.
     """
     old = {} if previous is None else {status.name: status for status in previous.tunnels}
@@ -69,6 +76,8 @@ def take_snapshot(
             own = children.get(name, {})
             status = _with_observed(status, wanted, own, kernel)
             lost = frozenset(name for name, child in own.items() if not kernel.has(child))
+            if name in silent:
+                status = replace(status, silent=True)
         elif before is not None:
             lost = frozenset(before.missing)
             status = replace(
@@ -76,12 +85,17 @@ def take_snapshot(
                 policies=before.policies,
                 states=before.states,
                 connections=before.connections,
+                ike_up=before.ike_up,
+                negotiating=before.negotiating,
+                unoriented=before.unoriented,
+                silent=before.silent,
             )
         missing, error = _missing(status, wanted, lost), errors.get(name)
         if missing or error is not None:
             status = replace(status, error=error, missing=missing)
         if ike is not None:
             status = _with_peer(status, wanted, before, ike, now_s, first_look=first is None)
+            status = _with_silence(status, wanted, ike, before, previous, now_s)
         elif before is not None:
             status = _as_before(status, before)
         tunnels.append(status)
@@ -137,9 +151,14 @@ def _judge(
 
 
 class _Kernel:
-    """The kernel's policies and SAs, found by address: 1000 tunnels must not cost 1000 scans."""
+    """Policies and SAs, found by address or tunnel: 1000 tunnels must not cost 1000 scans."""
 
     def __init__(self, seen: ObservedIke) -> None:
+        up = [sa.connection for sa in seen.ike_sas if sa.established]
+        half = [sa.connection for sa in seen.ike_sas if not sa.established]
+        self.with_ike = frozenset(map(connection_stem, up))
+        self.negotiating = frozenset(map(connection_stem, half))
+        self.unoriented = frozenset(map(connection_stem, seen.unoriented))
         self._policies: dict[str, list[KernelPolicy]] = {}
         self._states: dict[str, list[KernelState]] = {}
         self._spis: set[int | None] = {state.spi for state in seen.states}
@@ -171,9 +190,13 @@ class _IkeSas:
     def __init__(self, seen: ObservedIke) -> None:
         self.loaded = seen.loaded
         self._answering = {sa.connection for sa in seen.ike_sas if sa.answered}
+        self._waiting = {sa.connection for sa in seen.ike_sas if not sa.answered}
 
     def answers(self, connections: Iterable[str]) -> bool:
         return not self._answering.isdisjoint(connections)
+
+    def waits(self, connections: Iterable[str]) -> bool:
+        return not self._waiting.isdisjoint(connections)
 
 
 def _with_peer(
@@ -205,9 +228,42 @@ def _with_peer(
     )
 
 
+def _with_silence(
+    status: TunnelStatus,
+    wanted: WantedTunnel | None,
+    ike: _IkeSas,
+    before: TunnelStatus | None,
+    previous: Snapshot | None,
+    now_s: float,
+) -> TunnelStatus:
+    """How long nothing has been heard of the peer.
+
+    pluto forgets at once an IKE SA that the peer refuses, and keeps one that nobody answers
+    until its retransmit-timeout (15 s): that is how the two are told apart.
+    """
+    if status.encrypted or not status.missing:
+        return status
+    since_s = silent_at_s = lost_at_s = None
+    if before is not None and previous is not None:
+        lost_at_s = now_s if before.encrypted else before.lost_at_s
+        since_s, silent_at_s = before.unanswered_since_s, before.silent_at_s
+        if since_s is not None and previous.taken_at_s - since_s >= SILENCE_S:
+            silent_at_s = previous.taken_at_s
+    if not ike.waits(_connections(status, wanted)) or status.answering:
+        since_s = None
+    elif since_s is None:
+        since_s = now_s
+    return replace(
+        status, unanswered_since_s=since_s, silent_at_s=silent_at_s, lost_at_s=lost_at_s
+    )
+
+
 def _as_before(status: TunnelStatus, before: TunnelStatus) -> TunnelStatus:
     return replace(
         status,
+        unanswered_since_s=before.unanswered_since_s,
+        silent_at_s=before.silent_at_s,
+        lost_at_s=before.lost_at_s,
         unloaded=before.unloaded,
         answering=before.answering,
         answered_at_s=before.answered_at_s,
@@ -249,15 +305,19 @@ def _with_observed(
     kernel: _Kernel,
 ) -> TunnelStatus:
     config = None if wanted is None else wanted.config
+    stem = connection_stem(f"{status.name}-{status.version}")
     remote = config.remote if config else status.view.remote_ip if status.view else ""
     return replace(
         status,
         policies=kernel.policies(remote, config),
         states=kernel.states(remote, config),
         connections=tuple(
-            ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out)
+            ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out, child.add_time)
             for name, child in sorted(children.items())
         ),
+        ike_up=stem in kernel.with_ike,
+        negotiating=stem in kernel.negotiating,
+        unoriented=stem in kernel.unoriented,
     )
 
 

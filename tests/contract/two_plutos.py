@@ -79,12 +79,16 @@ class Pluto:
             "rightca": "%any",
             "leftupdown": "%disabled",
         }
-        file = self.directory / "c.conf"
-        words = "".join(f"    {key}={value}\n" for key, value in (lines | keywords).items())
-        file.write_text("conn c\n" + words)
+        self.load("c", lines | keywords)
+
+    def load(self, name: str, keywords: dict[str, str]) -> None:
+        """Load a connection of these keywords."""
+        file = self.directory / f"{name}.conf"
+        words = "".join(f"    {key}={value}\n" for key, value in keywords.items())
+        file.write_text(f"conn {name}\n" + words)
         argv = [*self.enter, "/usr/libexec/ipsec/addconn", "--config", str(file)]
         done = subprocess.run(
-            [*argv, "--ctlsocket", self._control, "c"], capture_output=True, text=True
+            [*argv, "--ctlsocket", self._control, name], capture_output=True, text=True
         )
         assert "failed" not in done.stdout + done.stderr, done
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,11 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     _add_ports(hub, ends)
     settle(5)  # Open vSwitch's own work on a hundred ports is not measured
     _encrypt(hub, ends)
-    start = time.monotonic()  # the transaction is committed
+    start = time.time()  # the transaction is committed
     wait_until(
         lambda: _loaded(hub) == 200, 120, "the hub has loaded its connections", interval_s=1
     )
-    loaded_s = time.monotonic() - start
+    loaded_s = _loaded_at(hub) - start
     bare.start_pluto()
     floor_s = _floor(hub, bare)
     record_property("loaded_s", round(loaded_s, 2))
@@ -92,6 +93,14 @@ def _loaded(node: Node) -> int:
     return node.pluto_log().count(": added IKEv2 connection")
 
 
+def _loaded_at(node: Node) -> float:
+    """When the last connection was loaded (seconds since the epoch), as pluto's log has it."""
+    added = [line for line in node.pluto_log().splitlines() if ": added IKEv2 connection" in line]
+    stamp = added[-1].split(': "')[0]
+    year = datetime.now().astimezone().year
+    return datetime.strptime(f"{year} {stamp}", "%Y %b %d %H:%M:%S.%f").astimezone().timestamp()
+
+
 def _floor(hub: Node, bare: Node) -> float:
     """One addconn of the hub's connections on a node whose pluto has nothing else to do."""
     files = sorted(hub.path("/etc/ipsec.d/ovn-ipsec").glob("*.conf"))
@@ -99,10 +108,10 @@ def _floor(hub: Node, bare: Node) -> float:
     names = [line.split()[1] for line in text.splitlines() if line.startswith("conn t")]
     bare.write_file("/etc/floor.conf", text, 0o600)
     argv = ["/usr/libexec/ipsec/addconn", "--config", "/etc/floor.conf"]
-    start = time.monotonic()
+    start = time.time()
     bare.run([*argv, "--ctlsocket", "/run/pluto/pluto.ctl", *names], timeout_s=120)
     wait_until(lambda: _loaded(bare) == len(names) == 200, 60, "all is loaded")
-    return time.monotonic() - start
+    return _loaded_at(bare) - start
 
 
 def _agent_pid(node: Node) -> int:

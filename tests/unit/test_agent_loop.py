@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from ovn_ipsec.agent.node import Agent, Parts
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.nftables_text import render_guard
+from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.model.conns import (
     Guard,
     GuardCounters,
@@ -23,6 +24,7 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
 )
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
+from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import Outcome, SetGuard, StartIke, Step
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
@@ -62,6 +64,7 @@ class Ike:
     """pluto is down and takes its time to start."""
 
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, SaDetail] = {}
 
     def __init__(self) -> None:
         self.bugs = 0
@@ -126,6 +129,7 @@ def agent(ike: Ike) -> Iterator[Agent]:
         addresses=LocalAddresses(),
         kernel_events=cast("Any", quiet),
         ike=cast("Any", ike),
+        log=PlutoLog(lambda: None),
         nss=cast("Any", NoCredentials()),
         guard=cast("Any", Table()),
         guard_events=cast("Any", quiet),

@@ -111,6 +111,10 @@ def left_over(number: int) -> KernelState:
     return KernelState(conf.remote, conf.local, 0x1000 + number)
 
 
+def trying(number: int) -> IkeSa:
+    return IkeSa(names(number)[0], None, False, initiator=True)
+
+
 def test_node_is_ready_when_all_is_up() -> None:
     verdict = Node(tunnel(1), tunnel(2)).look(pluto(up=(1, 2)))
     assert (verdict.ready, verdict.reasons) == (True, ())
@@ -119,8 +123,8 @@ def test_node_is_ready_when_all_is_up() -> None:
 
 def test_silent_chassis_is_named_and_holds_up_nobody_but_an_installation() -> None:
     node = Node(tunnel(1), tunnel(2))
-    trying = IkeSa(names(2)[0], None, False, initiator=True)
-    verdict = node.look(pluto(up=(1,), loaded=(2,), sas=[trying]))
+    assert not node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)])).ready
+    verdict = node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=4)
     assert verdict.ready
     assert node.snapshot is not None
     assert "silent: ovn-2 (10.0.0.3)" in render_readiness(verdict, node.snapshot)
@@ -130,8 +134,27 @@ def test_silent_chassis_is_named_and_holds_up_nobody_but_an_installation() -> No
 def test_chassis_that_loses_power_makes_nobody_unready() -> None:
     node = Node(tunnel(1), tunnel(2))
     assert node.look(pluto(up=(1, 2))).ready
-    # DPD has found it dead: IKE and child SAs are gone.
+    # DPD has found it dead: IKE and child SAs are gone, and it takes a while to ask again.
     assert node.look(pluto(up=(1,), loaded=(2,)), after_s=30).ready
+    assert node.look(pluto(up=(1,), loaded=(2,)), after_s=50).ready
+    for _ in range(5):
+        for _ in range(3):
+            assert node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=4).ready
+        # pluto gives up, and is told to try again 5 minutes later.
+        assert node.look(pluto(up=(1,), loaded=(2,)), after_s=300).ready
+
+
+def test_peer_that_refuses_is_not_taken_for_silent() -> None:
+    node = Node(tunnel(1), tunnel(2))
+    for _ in range(20):
+        # What is seen of an attempt, if at all: it ends before the next look.
+        assert not node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=20).ready
+        assert not node.look(pluto(up=(1,), loaded=(2,)), after_s=1).ready
+    assert node.verdict().named(PeerState.UNCLEAR)
+    # Also when it worked before: a certificate that no peer accepts any more.
+    assert node.look(pluto(up=(1, 2))).ready
+    node.look(pluto(up=(1,), loaded=(2,)))
+    assert not node.look(pluto(up=(1,), loaded=(2,)), after_s=70).ready
 
 
 def test_peer_that_answers_and_is_not_encrypted_makes_the_node_unready() -> None:
@@ -145,8 +168,10 @@ def test_peer_that_answers_and_is_not_encrypted_makes_the_node_unready() -> None
         assert not verdict.ready
         assert "1 tunnel answers IKE and is not encrypted: ovn-2" in verdict.reasons[0]
         # Between two attempts there is no IKE SA to see.
-        assert not node.look(pluto(up=(1,), loaded=(2,)), after_s=20).ready
-        assert node.look(pluto(up=(1,), loaded=(2,)), after_s=60).ready
+        verdict = node.look(pluto(up=(1,), loaded=(2,)), after_s=20)
+        assert verdict.named(PeerState.ANSWERING)
+        node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=60)
+        assert node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=4).ready
 
 
 def test_peers_of_before_the_restart_are_waited_for() -> None:
@@ -163,7 +188,9 @@ def test_peer_that_died_during_the_restart_is_waited_for_some_minutes() -> None:
     node = Node(tunnel(1), tunnel(2))
     node.look(pluto(loaded=(1, 2), states=[left_over(1), left_over(2)]))
     assert not node.look(pluto(up=(1,), loaded=(2,)), after_s=PATIENCE_S - 10).ready
-    assert node.look(pluto(up=(1,), loaded=(2,)), after_s=20).ready
+    dead = pluto(up=(1,), loaded=(2,), sas=[trying(2)])
+    node.look(dead, after_s=10)
+    assert node.look(dead, after_s=10).ready
 
 
 def test_node_that_gets_nobody_back_after_the_restart_never_becomes_ready() -> None:
@@ -260,7 +287,8 @@ def test_body_for_500_peers_is_bounded_and_one_line_per_statement() -> None:
         "wanted": 501,
         "revoked": 0,
         "encrypted": 100,
-        "silent": 250,
+        "silent": 0,
+        "unclear": 250,
         "answering": 0,
         "lost": 0,
         "not_loaded": 150,

@@ -39,6 +39,8 @@ _PACKAGES = (
 
 # What the tests need besides the project's own requirements.
 _TEST_TOOLS = ("pytest", "hypothesis", "cryptography")
+# The lab runs the authority, too, and what people run on nodes.
+_EXTRAS = ("ca", "metrics", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ def python_recipe(root_digest: str, setup_cfg: str) -> PythonRecipe:
     section = "options.extras_require"
     for extra, lines in parser.items(section) if parser.has_section(section) else ():
         wanted = _lines(lines)
-        # The lab runs the authority, too.
-        named += [line for line in wanted if extra == "ca" or _project(line) in _TEST_TOOLS]
+        named += [line for line in wanted if extra in _EXTRAS or _project(line) in _TEST_TOOLS]
     known = {_project(line) for line in named}
     named += [tool for tool in _TEST_TOOLS if tool not in known]
     return PythonRecipe(root_digest, tuple(sorted(set(named))))

@@ -1,0 +1,187 @@
+"""Who is measured: our agent, the distribution's monitor, and no monitor at all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import ovs.unixctl.client
+
+from tools.bench.tunnels.stage import (
+    Stage,
+    cpu_s,
+    outside_pid,
+    port_name,
+    render_connection,
+    rss_mb,
+    write_secret,
+)
+from tools.lab.container import CommandError
+from tools.lab.node import Node
+
+_QUERIES = ("tunnels/show", "ipsec/status")
+_ROLES = ("in", "out")
+
+
+class Contender(Protocol):
+    """What keeps a hub's tunnels up."""
+
+    @property
+    def name(self) -> str:
+        """As the table calls it."""
+
+    @property
+    def pattern(self) -> str | None:
+        """Of the monitor's command line; None: there is none."""
+
+    def start(self, stage: Stage) -> None:
+        """Begin, with pluto, on a hub that has no encrypted tunnel yet."""
+
+    def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
+        """Make it known that these tunnels are to be encrypted."""
+
+    def remove(self, stage: Stage, remote: str) -> None:
+        """Make it known that this tunnel is gone."""
+
+    def restart(self, stage: Stage) -> None:
+        """Kill the monitor and start it again; returns when it answers."""
+
+
+class Ours:
+    """``ovn-ipsec agent``."""
+
+    name: str = "ovn-ipsec"
+    pattern: str | None = "ovn_ipsec.cli agent"
+
+    def start(self, stage: Stage) -> None:
+        stage.hub.start_pluto()
+        stage.hub.start_agent("--guard-on-unknown=enforce")
+
+    def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
+        stage.encrypt(remotes)
+
+    def remove(self, stage: Stage, remote: str) -> None:
+        stage.hub.delete_tunnel(port_name(remote))
+
+    def restart(self, stage: Stage) -> None:
+        stage.hub.kill_agent(9)
+        stage.hub.start_agent(*stage.hub.agent_flags)
+
+
+class Original(Ours):
+    """The ``ovs-monitor-ipsec`` of the lab's distribution."""
+
+    name = "ovs-monitor-ipsec"
+    pattern = "scripts/ovs-monitor-ipsec"
+
+    def start(self, stage: Stage) -> None:
+        stage.hub.start_original_monitor()
+
+    def restart(self, stage: Stage) -> None:
+        stage.hub.kill_all(9, "scripts/ovs-monitor-ipsec")
+        # A pluto that runs is left alone, as in an upgrade of the monitor.
+        stage.hub.start_original_monitor("--no-restart-ike-daemon")
+
+
+class Floor:
+    """One addconn of all connections, which pluto then initiates: what pluto itself costs."""
+
+    name: str = "floor"
+    pattern: str | None = None
+
+    def start(self, stage: Stage) -> None:
+        write_secret(stage.hub)
+        stage.hub.start_pluto()
+
+    def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
+        hub = stage.hub
+        text = "".join(
+            render_connection(f"{port_name(remote)}-{role}", hub.ipv4, remote, role, "start")
+            for remote in remotes
+            for role in _ROLES
+        )
+        hub.write_file("/etc/ipsec.conf", f"config setup\n\n{text}", 0o600)
+        hub.load_connections(*(f"{port_name(r)}-{role}" for r in remotes for role in _ROLES))
+
+    def remove(self, stage: Stage, remote: str) -> None:
+        for role in _ROLES:
+            stage.hub.whack("--name", f"{port_name(remote)}-{role}", "--delete", check=False)
+
+    def restart(self, stage: Stage) -> None:
+        raise LookupError(f"{stage.hub.name}: the floor has no monitor")
+
+
+CONTENDERS: tuple[Contender, ...] = (Ours(), Original(), Floor())
+
+
+class Usage:
+    """CPU seconds and memory of a monitor between two moments."""
+
+    def __init__(self, stage: Stage, pattern: str) -> None:
+        self._pid = outside_pid(stage.hub, int(pid_inside(stage.hub, pattern)))
+        self._cpu_s, self._at = cpu_s(self._pid), time.monotonic()
+
+    def cpu_s(self) -> float:
+        """Since the beginning, its ended children included."""
+        return cpu_s(self._pid) - self._cpu_s
+
+    def core_share(self) -> float:
+        """Of one core, on average."""
+        return self.cpu_s() / (time.monotonic() - self._at)
+
+    def rss_mb(self) -> float:
+        """Now."""
+        return rss_mb(self._pid)
+
+
+class Asker:
+    """Asks a monitor's control socket again and again, over one connection, and notes how long."""
+
+    def __init__(self, node: Node, pattern: str) -> None:
+        pid = pid_inside(node, pattern)
+        socket = node.path(f"/run/openvswitch/ovs-monitor-ipsec.{pid}.ctl")
+        self.latencies_s: list[float] = []
+        self.failures = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, args=(str(socket),), daemon=True)
+
+    def __enter__(self) -> Asker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(120)
+
+    def _ask(self, socket: str) -> None:
+        error, client = ovs.unixctl.client.UnixctlClient.create(socket)
+        if error:
+            self.failures += 1
+            return
+        try:
+            while not self._stop.wait(0.2):
+                for command in _QUERIES:
+                    start = time.monotonic()
+                    error, _reason, _reply = client.transact(command, [])
+                    if error:
+                        self.failures += 1
+                        return
+                    self.latencies_s.append(time.monotonic() - start)
+        finally:
+            client.close()
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def pid_inside(node: Node, pattern: str) -> str:
+    """The oldest process of the node whose command line matches."""
+    found = node.attempt(["pgrep", "-o", "-f", pattern])
+    if found.returncode:
+        raise CommandError(node.name, ["pgrep", pattern], found.returncode, found.stderr)
+    return found.stdout.split()[0]

@@ -1,0 +1,138 @@
+"""The stage of every measurement: a hub, and a second node that plays all of its peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tools.lab.container import wait_until
+from tools.lab.lab import Lab
+from tools.lab.node import Node
+
+PSK = "bench bench bench bench"
+IKE = "aes_gcm256-sha2_256-dh31"
+"""Cheap for an emulated core, which otherwise needs minutes for the key exchanges alone."""
+ESP = "aes_gcm256"
+_STATES_OF_A_TUNNEL = 4
+_UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
+
+
+def addresses(network: int, count: int) -> list[str]:
+    """Of peers: ``count`` addresses from 10.9.<network>.1 on, 200 to a network."""
+    return [f"10.9.{network + index // 200}.{index % 200 + 1}" for index in range(count)]
+
+
+class Stage:
+    """A hub without a monitor yet, and peers whose pluto answers and never asks."""
+
+    def __init__(self, lab: Lab, alive: Sequence[str], dead: Sequence[str]) -> None:
+        self.alive, self.dead = list(alive), list(dead)
+        self.hub, self.peers = lab.overlay("hub", "peers")
+        batch = "".join(f"addr add {address}/16 dev eth0\n" for address in alive)
+        self.peers.run(["ip", "-batch", "-"], stdin=batch)
+        self._serve()
+
+    def _serve(self) -> None:
+        text = "".join(
+            render_connection(f"p{number}-{role}", address, self.hub.ipv4, role, "add")
+            for number, address in enumerate(self.alive)
+            for role in _UDP
+        )
+        self.peers.write_file("/etc/ipsec.conf", f"config setup\n\n{text}", 0o600)
+        write_secret(self.peers)
+        self.peers.start_pluto()
+        names = [f"p{number}-{role}" for number in range(len(self.alive)) for role in _UDP]
+        self.peers.load_connections(*names)
+
+    def restart_peers(self) -> None:
+        """Peers forget everybody."""
+        self.peers.shutdown_pluto()
+        self.peers.flush_xfrm("state")
+        self.peers.flush_xfrm("policy")
+        self._serve()
+
+    def add_ports(self, remotes: Iterable[str]) -> None:
+        """Tunnel ports without IPsec: Open vSwitch's own work on them is not measured."""
+        remotes = list(remotes)
+        for start in range(0, len(remotes), 100):
+            words: list[str] = []
+            for remote in remotes[start : start + 100]:
+                name = port_name(remote)
+                words += ["--", "add-port", "br0", name]
+                words += ["--", "set", "port", name, "protected=true"]
+                words += ["--", "set", "interface", name, "type=geneve"]
+                words += [f"options:remote_ip={remote}", "options:key=flow"]
+            self.hub.vsctl("--no-wait", *words[1:])
+
+    def encrypt(self, remotes: Iterable[str]) -> None:
+        """Ask for IPsec on these ports, in one transaction."""
+        words: list[str] = []
+        for remote in remotes:
+            words += ["--", "set", "interface", port_name(remote), f'options:psk="{PSK}"']
+            words += [f"options:ipsec_ike={IKE}"]
+        self.hub.vsctl("--no-wait", *words[1:])
+
+    def loaded(self) -> int:
+        """Connections that the hub's pluto was ever given, as its log has it.
+
+        To ask pluto would keep it from loading.
+        """
+        return self.hub.pluto_log().count(": added IKEv2 connection")
+
+    def wait_up(self, tunnels: int, timeout_s: float) -> None:
+        """Until the hub's kernel has every SA of so many tunnels."""
+        wait_until(
+            lambda: self.hub.sa_count() >= _STATES_OF_A_TUNNEL * tunnels,
+            timeout_s,
+            f"{tunnels} tunnels up",
+            interval_s=0.5,
+        )
+
+
+def port_name(remote: str) -> str:
+    """A port's name for its remote address."""
+    return "t" + remote.removeprefix("10.9.").replace(".", "x")
+
+
+def render_connection(name: str, left: str, right: str, role: str, auto: str) -> str:
+    """One half of a tunnel as every monitor writes it (ipsec.conf(5))."""
+    mine, theirs = _UDP[role]
+    return (
+        f"conn {name}\n\tleft={left}\n\tright={right}\n\tleftprotoport={mine}\n"
+        f"\trightprotoport={theirs}\n\ttype=transport\n\tauthby=secret\n\tikev2=insist\n"
+        f"\tike={IKE}\n\tesp={ESP}\n\tauto={auto}\n\n"
+    )
+
+
+def write_secret(node: Node) -> None:
+    """One secret for everybody (ipsec.secrets(5))."""
+    node.write_file("/etc/ipsec.secrets", f'%any %any : PSK "{PSK}"\n', 0o600)
+
+
+def outside_pid(node: Node, inside: int) -> int:
+    """The process number, as seen from outside, of a process of the node."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+            numbers = next(line for line in text.splitlines() if line.startswith("NSpid:")).split()
+            same_node = (status.with_name("ns") / "net").readlink() == node.netns.readlink()
+        except OSError:  # it has just ended
+            continue
+        if len(numbers) == 3 and numbers[-1] == str(inside) and same_node:
+            return int(numbers[1])
+    raise LookupError(f"{node.name}: no process {inside}")
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds, those of its ended children included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(fields[index]) for index in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory (VmRSS)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"process {pid}: no VmRSS")
