@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.system.pairs import start_closed
-from tools.lab.container import PROJECT, CommandError, wait_until
+from tools.lab.container import PROJECT, wait_until
 from tools.lab.identity import (
     CA_CERT,
     CA_CRL,
@@ -267,23 +267,6 @@ def test_broken_nss_database_is_explained(cluster: Cluster) -> None:
             cluster.await_causes(cluster.a, "nss-broken")
         finally:
             cluster.a.run(["umount", NSS])
-
-
-def test_guard_that_cannot_be_kept_is_a_problem_of_the_node(cluster: Cluster) -> None:
-    node = cluster.a
-    node.run(["mount", "--bind", "/bin/false", "/usr/sbin/nft"])
-    try:
-        with suppress(CommandError):
-            node.appctl("refresh")
-
-        def told() -> bool:
-            code, status = ask(node)
-            causes = [cause["code"] for cause in status["node"]["causes"]]
-            return "guard-absent" in causes and code == 3
-
-        wait_until(told, WITHIN_S, "the guard is missed")
-    finally:
-        node.run(["umount", "/usr/sbin/nft"])
 
 
 def test_all_is_well_in_the_end_and_verify_proves_it(cluster: Cluster) -> None:
