@@ -6,6 +6,8 @@
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
+#   make test-web   the cluster view in headless Chromium, which is installed if it is missing
+#   make web-picture  its picture for the documentation
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
@@ -25,7 +27,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes image contract monitoring system demo lab-shell \
+.PHONY: check format test test-all test-kubernetes test-web web-picture image \
+  contract monitoring system demo lab-shell \
   lab-build lab-host clean
 
 check: $(STAMP)
@@ -39,7 +42,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check monitoring test-kubernetes contract system
+test: check monitoring test-web test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -51,6 +54,12 @@ test-all: check
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
 	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+test-web: $(STAMP)
+	$(BIN)/python -m pytest -q -s tests/web
+
+web-picture: $(STAMP)
+	WEB_PICTURE=docs/images/cluster.png $(BIN)/python -m pytest -q tests/web -k styled
 
 image:
 	$(PYTHON) -m tools.image

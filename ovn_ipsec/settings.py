@@ -61,7 +61,7 @@ class ReadyWhen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpAddress:
-    """Where the health endpoints listen: numeric, of the loopback interface."""
+    """Where something listens; numeric."""
 
     address: str
     port: int
@@ -96,6 +96,8 @@ class Settings:
     allow_hw_offload: bool = False
     http: HttpAddress | None = None
     """None: no health endpoints."""
+    status_tls: HttpAddress | None = None
+    """Where other nodes may ask for status and metrics; None: nowhere."""
     ready: ReadyWhen = ReadyWhen.ANSWERING
     log_format: LogFormat = LogFormat.TEXT
 
@@ -172,6 +174,12 @@ def _add_health_arguments(parser: argparse.ArgumentParser) -> None:
         "--http",
         metavar="ADDRESS:PORT",
         help="serve /livez, /readyz, ... on loopback, e.g. 127.0.0.1:9180",
+    )
+    add(
+        "--status-tls",
+        metavar="ADDRESS:PORT",
+        help="serve /status and /metrics to other nodes, by mutual TLS with the certificates that "
+        "OVSDB names, e.g. 192.0.2.7:9182",
     )
     add(
         "--ready",
@@ -273,6 +281,9 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
         allow_hw_offload=namespace.allow_hw_offload,
         http=loopback_address("--http", namespace.http, violations) if namespace.http else None,
+        status_tls=numeric_address("--status-tls", namespace.status_tls, violations)
+        if namespace.status_tls
+        else None,
         ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
         log_format=_member(LogFormat, "--log-format", namespace.log_format, violations),
     )
@@ -280,6 +291,18 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
 
 def loopback_address(flag: str, text: str, violations: list[str]) -> HttpAddress | None:
     """``ADDRESS:PORT`` of this host; None with a violation more."""
+    at = numeric_address(flag, text, violations)
+    if at is not None and not ip_address(at.address).is_loopback:
+        violations.append(
+            f"{flag}: {at.address} is not a loopback address; the answers are for anybody who "
+            "asks, so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
+        )
+        return None
+    return at
+
+
+def numeric_address(flag: str, text: str, violations: list[str]) -> HttpAddress | None:
+    """``ADDRESS:PORT``, of any host; None with a violation more."""
     host, _, port = text.rpartition(":")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
@@ -287,14 +310,8 @@ def loopback_address(flag: str, text: str, violations: list[str]) -> HttpAddress
         address = None
     if address is None or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         violations.append(f"{flag}: {text!r}: give ADDRESS:PORT such as 127.0.0.1:9180")
-    elif not address.is_loopback:
-        violations.append(
-            f"{flag}: {address} is not a loopback address; the answers are for anybody who asks, "
-            "so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
-        )
-    else:
-        return HttpAddress(str(address), int(port))
-    return None
+        return None
+    return HttpAddress(str(address), int(port))
 
 
 def _choices(kind: type[StrEnum]) -> str:

@@ -57,6 +57,7 @@ from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.snapshot import redate, take_snapshot
+from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -157,6 +158,16 @@ class Agent:
         """Somebody asks for status: keep the snapshot young."""
         if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
             self._wakeups.wake()
+
+    def node_files(self) -> NodeFiles | None:
+        """This node's certificate, key and bundle; None while OVSDB does not name all three."""
+        node, _ = self._parts.ovsdb.snapshot()
+        names = [node.other_config.get(key) for key in ("certificate", "private_key", "ca_cert")]
+        revoked = self._pki.revocation
+        if not all(names):
+            return None
+        certificate, private_key, ca_cert = (name or "" for name in names)
+        return NodeFiles(certificate, private_key, ca_cert, revoked.denied, revoked.serials)
 
     def last_progress_s(self) -> float:
         """When the loop last did something, on the monotonic clock; it sleeps for seconds."""
