@@ -6,6 +6,7 @@
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
+#   make docs       the documentation as a site in build/site, warnings are errors; man pages checked
 #   make test-web   the cluster view in headless Chromium, which is installed if it is missing
 #   make web-picture  its picture for the documentation
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes test-web web-picture image \
+.PHONY: check format test test-all test-kubernetes docs test-web web-picture image \
   contract monitoring system demo lab-shell \
   lab-build lab-host clean
 
@@ -42,7 +43,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check monitoring test-web test-kubernetes contract system
+test: check docs monitoring test-web test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -54,6 +55,12 @@ test-all: check
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
 	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+docs: $(STAMP)
+	tools/install-mandoc.sh
+	$(BIN)/python -m pip install --quiet -e .[docs]
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m pytest -q tests/docs
 
 test-web: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/web

@@ -67,7 +67,6 @@ from ovn_ipsec.settings import (
     IkeDaemon,
     LogFormat,
     Settings,
-    StrictParser,
     parse_agent_arguments,
     parse_guard_arguments,
 )
@@ -81,7 +80,7 @@ from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
 from ovn_ipsec.status.tls import TlsProbeServer
 from ovn_ipsec.status.unixctl import ControlServer
-from ovn_ipsec.support.bundle import Surroundings, write_bundle
+from ovn_ipsec.support.bundle import Surroundings, bundle_parser, write_bundle
 from ovn_ipsec.verify.command import run_verify
 from ovn_ipsec.web.command import run_once as run_web_once
 from ovn_ipsec.web.command import run_web
@@ -324,9 +323,7 @@ def _web(argv: Sequence[str]) -> int:
 
 def _support_bundle(argv: Sequence[str]) -> int:
     """``ovn-ipsec support-bundle``: one archive, without secrets."""
-    parser = StrictParser(prog="ovn-ipsec support-bundle", description=write_bundle.__doc__)
-    parser.add_argument("--output", metavar="FILE", help="default: in the working directory")
-    flags = parser.parse_args(argv)
+    flags = bundle_parser().parse_args(argv)
     default = f"ovn-ipsec-support-{wall_clock():%Y%m%dT%H%M%SZ}.tar.gz"
     target = Path(flags.output or default)
     rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)

@@ -17,7 +17,7 @@ from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
 
 DEFAULT_COMMAND_TIMEOUT_S = 120
-_DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
+DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
 _PORTS_FORM = "a comma-separated list such as udp/4789,gre"
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
@@ -115,16 +115,26 @@ def parse_agent_arguments(
 
     Raises SettingsError with every violation. ``--help`` prints and exits, as argparse does.
     """
-    parser = StrictParser(prog=prog)
-    _add_arguments(parser)
-    for add in add_more:
-        add(parser)
+    parser = agent_parser(prog, add_more)
     namespace, unknown = parser.parse_known_args(argv)
     violations = [f"{word}: unknown argument; see --help" for word in unknown]
     settings = _read(namespace, violations)
     if violations:
         raise SettingsError("\n".join(violations))
     return settings, namespace
+
+
+def agent_parser(prog: str, add_more: Sequence[ArgumentAdder] = ()) -> StrictParser:
+    """The command line of the agent."""
+    parser = StrictParser(
+        prog=prog,
+        description="Keeps every tunnel of this node that asks for IPsec encrypted, and closes "
+        "the node to tunnel packets in clear.",
+    )
+    _add_arguments(parser)
+    for add in add_more:
+        add(parser)
+    return parser
 
 
 class StrictParser(argparse.ArgumentParser):
@@ -222,7 +232,20 @@ def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozense
 
     Raises SettingsError with every violation.
     """
-    parser = StrictParser(prog="ovn-ipsec guard")
+    flags = guard_parser().parse_args(argv)
+    violations: list[str] = []
+    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
+    ports = _ports("--guard-ports", flags.guard_ports, violations)
+    if violations:
+        raise SettingsError("\n".join(violations))
+    return flags.action, mode, ports
+
+
+def guard_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec guard``."""
+    parser = StrictParser(
+        prog="ovn-ipsec guard", description="Does to the guard's table what an agent does."
+    )
     parser.add_argument(
         "action",
         choices=("apply", "show", "remove"),
@@ -230,13 +253,7 @@ def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozense
         "remove: let tunnel packets pass in clear",
     )
     _add_first_guard_arguments(parser.add_argument)
-    flags = parser.parse_args(argv)
-    violations: list[str] = []
-    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
-    ports = _ports("--guard-ports", flags.guard_ports, violations)
-    if violations:
-        raise SettingsError("\n".join(violations))
-    return flags.action, mode, ports
+    return parser
 
 
 def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
@@ -258,7 +275,7 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
     database = namespace.database or ""
     if not database:
         violations.append("DATABASE: missing; e.g. unix:/run/openvswitch/db.sock")
-    elif not database.startswith(_DATABASE_METHODS):
+    elif not database.startswith(DATABASE_METHODS):
         violations.append(f"DATABASE: {database!r} is not unix:FILE, tcp:IP:PORT or ssl:IP:PORT")
     return Settings(
         database=database,

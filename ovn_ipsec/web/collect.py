@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from ovn_ipsec.errors import SourceError
+from ovn_ipsec.sources.ovsdb_request import DATABASE, OneRequest
 from ovn_ipsec.web.history import DropHistory
 from ovn_ipsec.web.merge import MOST_NODES, merge, read_status
 from ovn_ipsec.web.model import Cluster, NodeReport, NodeView
@@ -24,6 +27,7 @@ ASK_S = 5.0
 """What a node may take for each step of an answer."""
 ANSWER_S = 15.0
 """What it may take in all: one that drips holds up a round no longer."""
+DATABASE_S = 10
 MOST_BYTES = 16 * 1024 * 1024
 WORKERS = 16
 _CHUNK_BYTES = 256 * 1024
@@ -40,7 +44,7 @@ class Collector:
         self,
         targets: Sequence[Target],
         peers_port: int | None,
-        keys: NodeKeys | None,
+        keys: NodeKeys | str | None,
         clock: Callable[[], datetime],
     ) -> None:
         """``clock``: UTC."""
@@ -81,8 +85,9 @@ class Collector:
         if self._keys is None:
             return None, "no key to ask it with"
         try:
-            return client_context(self._keys), ""
-        except (OSError, ValueError) as error:
+            keys = self._keys if isinstance(self._keys, NodeKeys) else named_keys(self._keys)
+            return client_context(keys), ""
+        except (OSError, ValueError, SourceError) as error:
             problem = f"this node's own key, certificate or bundle cannot be used: {error}"
             _log.warning("%s", problem)
             return None, problem
@@ -120,6 +125,18 @@ class Collector:
 
         with ThreadPoolExecutor(WORKERS, "ask") as pool:
             return dict(zip(targets, pool.map(report, targets), strict=True))
+
+
+def named_keys(database: str) -> NodeKeys:
+    """The files that Open vSwitch's database names now. Raises SourceError."""
+    select = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["other_config"]}
+    (result,) = OneRequest(database, "transact", [DATABASE, select]).wait_for_answer(DATABASE_S)
+    rows = result.get("rows") or [{"other_config": ["map", []]}]
+    named = dict(rows[0]["other_config"][1])
+    missing = [key for key in ("private_key", "certificate", "ca_cert") if not named.get(key)]
+    if missing:
+        raise SourceError(f"OVSDB {database}: other_config lacks {', '.join(missing)}")
+    return NodeKeys(Path(named["private_key"]), Path(named["certificate"]), Path(named["ca_cert"]))
 
 
 def client_context(keys: NodeKeys) -> ssl.SSLContext:

@@ -8,7 +8,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ovn_ipsec.errors import SettingsError
-from ovn_ipsec.settings import HttpAddress, StrictParser, loopback_address, numeric_address
+from ovn_ipsec.settings import (
+    DATABASE_METHODS,
+    HttpAddress,
+    StrictParser,
+    loopback_address,
+    numeric_address,
+)
 
 DEFAULT_LISTEN = "127.0.0.1:9181"
 DEFAULT_AGENT = "127.0.0.1:9180"
@@ -26,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NodeKeys:
-    """With which other nodes are asked. Read at each round: they are renewed."""
+    """With which other nodes are asked."""
 
     private_key: Path
     certificate: Path
@@ -41,7 +47,8 @@ class WebSettings:
     targets: tuple[Target, ...]
     peers_port: int | None
     """Where the peers of the nodes on loopback are asked, too; None: they are not."""
-    keys: NodeKeys | None
+    keys: NodeKeys | str | None
+    """Or the database that names them. Read at each round: they are renewed."""
     period_s: int
     once: bool
     json: bool
@@ -82,8 +89,14 @@ def web_parser() -> StrictParser:
         help="ask all peers of --agent, too, at their tunnel addresses, where --status-tls "
         "listens on this port",
     )
+    add(
+        "--database",
+        metavar="REMOTE",
+        help="Open vSwitch's, which names key, certificate and bundle, e.g. "
+        "unix:/run/openvswitch/db.sock; for --node and --peers",
+    )
     for name, what in (
-        ("--private-key", "this node's key, for --node and --peers"),
+        ("--private-key", "in the place of --database: this node's key"),
         ("--certificate", "this node's certificate"),
         ("--ca-cert", "bundle that the nodes' certificates are of"),
     ):
@@ -112,13 +125,17 @@ def parse_web_arguments(argv: Sequence[str]) -> WebSettings:
     peers = _number("--peers", flags.peers, 65535, violations) if flags.peers else None
     period = _number("--period", flags.period, 3600, violations)
     files = (flags.private_key, flags.certificate, flags.ca_cert)
-    if (flags.node or flags.peers or any(files)) and not all(files):
-        violations.append("--node and --peers need --private-key, --certificate and --ca-cert")
+    if (flags.node or flags.peers or any(files)) and not (flags.database or all(files)):
+        violations.append(
+            "--node and --peers need --database, or --private-key, --certificate and --ca-cert"
+        )
+    if flags.database and not flags.database.startswith(DATABASE_METHODS):
+        violations.append(f"--database: {flags.database!r}: give unix:FILE or tcp:IP:PORT")
     if flags.json and not flags.once:
         violations.append("--json goes with --once; the page has the same at /cluster.json")
     if violations or listen is None or period is None:
         raise SettingsError("\n".join(violations))
-    keys = NodeKeys(*map(Path, files)) if all(files) else None
+    keys = NodeKeys(*map(Path, files)) if all(files) else flags.database
     return WebSettings(listen, tuple(targets), peers, keys, period, flags.once, flags.json)
 
 
