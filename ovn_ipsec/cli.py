@@ -39,6 +39,7 @@ import ovn_ipsec
 from ovn_ipsec.agent.json_log import JsonFormatter
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.agent.row_status import RowStatus
 from ovn_ipsec.cluster.databases import LocalSwitch, Northbound, Southbound
 from ovn_ipsec.cluster.follow import Follower
 from ovn_ipsec.cluster.rollout import RollOut
@@ -151,12 +152,16 @@ def _agent(argv: Sequence[str]) -> int:
             "use ovn-ipsec's own unit). The guard is in place."
         )
     server = _serve(agent)
-    probes = _serve_probes(agent, settings)
+    followers: list[ProbeServer | RowStatus] = [*_serve_probes(agent, settings)]
+    if settings.report_status:
+        rows = RowStatus(settings.database, agent.snapshot)
+        rows.start()
+        followers.append(rows)
     try:
         agent.run(ready=ovs.daemon.daemonize_complete)
     finally:
         server.close()
-        for each in probes:
+        for each in followers:
             each.close()
     return 0
 

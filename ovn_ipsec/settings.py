@@ -99,6 +99,8 @@ class Settings:
     status_tls: HttpAddress | None = None
     """Where other nodes may ask for status and metrics; None: nowhere."""
     ready: ReadyWhen = ReadyWhen.ANSWERING
+    report_status: bool = False
+    """Write ``Interface:external_ids:ipsec_status``."""
     log_format: LogFormat = LogFormat.TEXT
 
 
@@ -190,6 +192,11 @@ def _add_health_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS:PORT",
         help="serve /status and /metrics to other nodes, by mutual TLS with the certificates that "
         "OVSDB names, e.g. 192.0.2.7:9182",
+    )
+    add(
+        "--report-status",
+        action="store_true",
+        help="write each tunnel's state into Interface:external_ids:ipsec_status",
     )
     add(
         "--ready",
@@ -301,6 +308,7 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         status_tls=numeric_address("--status-tls", namespace.status_tls, violations)
         if namespace.status_tls
         else None,
+        report_status=namespace.report_status,
         ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
         log_format=_member(LogFormat, "--log-format", namespace.log_format, violations),
     )

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ovn_ipsec.desired.options import FORBIDDEN, PREFIX, TABLE
 from ovn_ipsec.model.causes import CauseCode
 from ovn_ipsec.model.conns import GuardCounters, GuardMode, OwnCertificate
+from ovn_ipsec.model.enrolment import Enrolment, EnrolmentState
 from ovn_ipsec.model.snapshot import GuardStatus, Snapshot
 from ovn_ipsec.status.metrics import render_metrics
 from tools.commands import Command, authority_commands, node_commands
@@ -87,6 +88,7 @@ def render_metric_list() -> str:
         now,
         guard=GuardStatus(True, True, GuardMode.ENFORCE, GuardCounters(0, 0), 0.0),
         certificate=OwnCertificate("node", now, None, now),
+        enrolment=Enrolment(EnrolmentState.OK, now),
     )
     lines = [
         "# Every metric",

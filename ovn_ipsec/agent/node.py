@@ -42,6 +42,7 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
     Unobserved,
 )
+from ovn_ipsec.model.enrolment import Enrolment
 from ovn_ipsec.model.facts import Facts, PkiFact
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.model.steps import (
@@ -54,6 +55,7 @@ from ovn_ipsec.model.steps import (
 from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
+from ovn_ipsec.sources.enrolment import read_enrolment
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.snapshot import redate, take_snapshot
@@ -128,6 +130,7 @@ class Agent:
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
         self._xfrm_errors: Mapping[str, int] = {}
+        self._enrolment: Enrolment | None = None
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
         self._built: tuple[object, float, Desired] | None = None
@@ -348,7 +351,7 @@ class Agent:
             self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
         self._last_end = time.monotonic()
         work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
-        self._snapshot = replace(self._snapshot, work=work)
+        self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
         deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
@@ -427,11 +430,13 @@ class Agent:
         return self._built[2]
 
     def _count_drops(self, now: float, *, forced: bool) -> None:
-        """Guard counters change without an event; reading them starts a program."""
+        """What changes without an event; reading the guard's counters starts a program."""
         if forced or now - self._counted_at >= COUNT_S:
             self._counted_at = now
             _read(self._parts.guard.counters)
             self._xfrm_errors = read_errors()
+            node, _ = self._parts.ovsdb.snapshot()
+            self._enrolment = read_enrolment(node.other_config.get("certificate"))
 
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -475,6 +480,7 @@ class Agent:
             details=self._snapshot.details,
             details_at_s=self._snapshot.details_at_s,
             work=self._snapshot.work,
+            enrolment=self._enrolment,
             ike_error=self._memory.step_error("ike"),
             credential_error=self._memory.step_error("credential:"),
         )
