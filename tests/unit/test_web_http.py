@@ -65,12 +65,18 @@ def plain(server: ProbeServer) -> Target:
     return Target("", HttpAddress(HERE, server.server_port))
 
 
-@pytest.fixture
-def agents() -> Iterator[list[ProbeServer]]:
+@contextmanager
+def three_agents() -> Iterator[list[ProbeServer]]:
     with ExitStack() as stack:
         servers = [ProbeServer(HERE, 0, probes(own, *({0, 1, 2} - {own}))) for own in range(3)]
         for server in servers:
             stack.callback(server.close)
+        yield servers
+
+
+@pytest.fixture
+def agents() -> Iterator[list[ProbeServer]]:
+    with three_agents() as servers:
         yield servers
 
 
@@ -265,10 +271,11 @@ def test_nonsense_is_told_as_such(answer: bytes, reason: str) -> None:
         ask(serve_once(answer), None)
 
 
-@pytest.fixture
-def page(agents: list[ProbeServer]) -> Iterator[WebServer]:
-    collector = Collector([plain(agent) for agent in agents], None, None, clock)
-    collector.round()
+@pytest.fixture(scope="module")
+def page() -> Iterator[WebServer]:
+    with three_agents() as agents:
+        collector = Collector([plain(agent) for agent in agents], None, None, clock)
+        collector.round()
     server = WebServer(HttpAddress(HERE, 0), collector)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
