@@ -6,6 +6,9 @@
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
+#   make docs       the documentation as a site in build/site, warnings are errors; man pages checked
+#   make test-web   the cluster view in headless Chromium, which is installed if it is missing
+#   make web-picture  its picture for the documentation
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
@@ -25,8 +28,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check check-code check-tests format test test-all test-kubernetes image contract monitoring \
-  system demo lab-shell lab-build lab-host clean
+.PHONY: check check-code check-tests format test test-all test-kubernetes docs test-web web-picture \
+  image contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(MAKE) --jobs=2 --output-sync=target check-code check-tests
@@ -44,7 +47,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check monitoring test-kubernetes contract system
+test: check docs monitoring test-web test-kubernetes contract system
 
 test-all: check
 	for root in bookworm trixie; do \
@@ -56,6 +59,18 @@ test-all: check
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
 	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+docs: $(STAMP)
+	tools/install-mandoc.sh
+	$(BIN)/python -m pip install --quiet -e .[docs]
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m pytest -q tests/docs
+
+test-web: $(STAMP)
+	$(BIN)/python -m pytest -q -s tests/web
+
+web-picture: $(STAMP)
+	WEB_PICTURE=docs/images/cluster.png $(BIN)/python -m pytest -q tests/web -k styled
 
 image:
 	$(PYTHON) -m tools.image

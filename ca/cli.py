@@ -46,7 +46,7 @@ Adder = Callable[..., argparse.Action]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``ovn-ipsec-ca``; returns the exit code."""
-    flags = _parser().parse_args(argv)
+    flags = authority_parser().parse_args(argv)
     handler: Handler = flags.handler
     try:
         return handler(flags)
@@ -77,7 +77,8 @@ def open_desk(state: str) -> LocalDesk:
     return LocalDesk(open_store(state), wall_clock, office.random_serial)
 
 
-def _parser() -> argparse.ArgumentParser:
+def authority_parser() -> argparse.ArgumentParser:
+    """The command line of ``ovn-ipsec-ca``."""
     parser = argparse.ArgumentParser(
         prog="ovn-ipsec-ca",
         description=DESCRIPTION,
@@ -162,19 +163,19 @@ def _add_looking(commands: Any) -> None:
     add("--all", action="store_true", help="every certificate that is on record")
     add("--denied", action="store_true", help="refused requests")
     add("--tokens", action="store_true", help="join tokens")
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="for programs")
     add = _command(commands, "show", _show, "the authority, or what it gave one chassis")
     add("chassis", metavar="CHASSIS", nargs="?")
     add("--bundle", action="store_true", help="every root to trust, as PEM")
     add("--crl", action="store_true", help="the CRL, as PEM")
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="for programs")
 
 
 def _add_keeping(commands: Any) -> None:
     add = _command(commands, "rotate-ca", _rotate, "roll over to a new root")
     add("step", choices=["status", *Step])
     add("--force", action="store_true", help="leave behind nodes that have not followed")
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="for programs")
     add = _command(commands, "verify-log", _verify, "check the issued log from its first entry")
     add("--expect", metavar="COUNT:HASH", help="a head noted earlier, which must be part of it")
     add("--rebuild-head", action="store_true", help=f"make {'log.head'} anew from the log")

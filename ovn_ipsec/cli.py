@@ -7,6 +7,7 @@ ovn-ipsec verify                  proof from the wire and the kernel
 ovn-ipsec support-bundle          what a helper needs to see, without secrets
 ovn-ipsec enroll DATABASE ...     gets this node's certificate and keeps it renewed
 ovn-ipsec cluster ACTION ...      switches IPsec on or off in a whole cluster, step by step
+ovn-ipsec web                     who is encrypted to whom in the whole cluster, as a page
 ovn-ipsec render FILE -o DIR      Kubernetes manifests of a cluster network configuration
 """
 
@@ -20,7 +21,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,7 @@ import ovn_ipsec
 from ovn_ipsec.agent.json_log import JsonFormatter
 from ovn_ipsec.agent.node import Agent, Parts, first_guard, wall_clock
 from ovn_ipsec.agent.pulse import Pulse
+from ovn_ipsec.agent.row_status import RowStatus
 from ovn_ipsec.cluster.databases import LocalSwitch, Northbound, Southbound
 from ovn_ipsec.cluster.follow import Follower
 from ovn_ipsec.cluster.rollout import RollOut
@@ -61,10 +64,10 @@ from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
 from ovn_ipsec.settings import (
+    HttpAddress,
     IkeDaemon,
     LogFormat,
     Settings,
-    StrictParser,
     parse_agent_arguments,
     parse_guard_arguments,
 )
@@ -76,9 +79,13 @@ from ovn_ipsec.status.command import run_status
 from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.report import render_guard
 from ovn_ipsec.status.serve import DEFAULT_RUNDIR, control_socket_path, serve_control
+from ovn_ipsec.status.tls import TlsProbeServer
 from ovn_ipsec.status.unixctl import ControlServer
-from ovn_ipsec.support.bundle import Surroundings, write_bundle
+from ovn_ipsec.support.bundle import Surroundings, bundle_parser, write_bundle
 from ovn_ipsec.verify.command import run_verify
+from ovn_ipsec.web.command import run_once as run_web_once
+from ovn_ipsec.web.command import run_web
+from ovn_ipsec.web.settings import parse_web_arguments
 
 PROGRAM = "ovs-monitor-ipsec"
 """Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
@@ -100,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "status": _status,
         "support-bundle": _support_bundle,
         "verify": _verify,
+        "web": _web,
     }
     if words and words[0] in commands:
         try:
@@ -144,13 +152,17 @@ def _agent(argv: Sequence[str]) -> int:
             "use ovn-ipsec's own unit). The guard is in place."
         )
     server = _serve(agent)
-    probes = _serve_probes(agent, settings)
+    followers: list[ProbeServer | RowStatus] = [*_serve_probes(agent, settings)]
+    if settings.report_status:
+        rows = RowStatus(settings.database, agent.snapshot)
+        rows.start()
+        followers.append(rows)
     try:
         agent.run(ready=ovs.daemon.daemonize_complete)
     finally:
         server.close()
-        if probes is not None:
-            probes.close()
+        for each in followers:
+            each.close()
     return 0
 
 
@@ -174,16 +186,26 @@ def _set_up_log(settings: Settings, *, detach: bool) -> None:
     ovs.vlog.Vlog.set_level("any", "console", "off")
 
 
-def _serve_probes(agent: Agent, settings: Settings) -> ProbeServer | None:
-    if settings.http is None:
-        return None
+def _serve_probes(agent: Agent, settings: Settings) -> list[ProbeServer]:
     probes = Probes(agent, settings.ready, settings.command_timeout_s)
+    servers: list[ProbeServer] = []
+    if (at := settings.http) is not None:
+        with _listening("--http", at):
+            servers.append(ProbeServer(at.address, at.port, probes))
+    if (at := settings.status_tls) is not None:
+        with _listening("--status-tls", at):
+            servers.append(TlsProbeServer(at.address, at.port, probes, agent.node_files))
+    return servers
+
+
+@contextmanager
+def _listening(flag: str, at: HttpAddress) -> Iterator[None]:
     try:
-        return ProbeServer(settings.http.address, settings.http.port, probes)
+        yield
     except OSError as error:
         raise OvnIpsecError(
-            f"--http {settings.http.address}:{settings.http.port}: cannot listen: "
-            f"{error.strerror or error}; is another agent running, or the port in use?"
+            f"{flag} {at.address}:{at.port}: cannot listen: {error.strerror or error}; is "
+            "another agent running, or the port in use?"
         ) from error
 
 
@@ -289,11 +311,24 @@ def _verify(argv: Sequence[str]) -> int:
     return run_verify(argv, rundir, PROGRAM, sys.stdout)
 
 
+def _web(argv: Sequence[str]) -> int:
+    """``ovn-ipsec web``: with ``--once`` 0 all encrypted, 3 not all, 4 no node answers."""
+    settings = parse_web_arguments(argv)
+    if settings.once:
+        return run_web_once(settings, wall_clock, sys.stdout)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_web(settings, wall_clock, stop)
+    return 0
+
+
 def _support_bundle(argv: Sequence[str]) -> int:
     """``ovn-ipsec support-bundle``: one archive, without secrets."""
-    parser = StrictParser(prog="ovn-ipsec support-bundle", description=write_bundle.__doc__)
-    parser.add_argument("--output", metavar="FILE", help="default: in the working directory")
-    flags = parser.parse_args(argv)
+    flags = bundle_parser().parse_args(argv)
     default = f"ovn-ipsec-support-{wall_clock():%Y%m%dT%H%M%SZ}.tar.gz"
     target = Path(flags.output or default)
     rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)

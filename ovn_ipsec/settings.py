@@ -17,7 +17,7 @@ from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
 
 DEFAULT_COMMAND_TIMEOUT_S = 120
-_DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
+DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
 _PORTS_FORM = "a comma-separated list such as udp/4789,gre"
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
@@ -61,7 +61,7 @@ class ReadyWhen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpAddress:
-    """Where the health endpoints listen: numeric, of the loopback interface."""
+    """Where something listens; numeric."""
 
     address: str
     port: int
@@ -96,7 +96,11 @@ class Settings:
     allow_hw_offload: bool = False
     http: HttpAddress | None = None
     """None: no health endpoints."""
+    status_tls: HttpAddress | None = None
+    """Where other nodes may ask for status and metrics; None: nowhere."""
     ready: ReadyWhen = ReadyWhen.ANSWERING
+    report_status: bool = False
+    """Write ``Interface:external_ids:ipsec_status``."""
     log_format: LogFormat = LogFormat.TEXT
 
 
@@ -113,16 +117,26 @@ def parse_agent_arguments(
 
     Raises SettingsError with every violation. ``--help`` prints and exits, as argparse does.
     """
-    parser = StrictParser(prog=prog)
-    _add_arguments(parser)
-    for add in add_more:
-        add(parser)
+    parser = agent_parser(prog, add_more)
     namespace, unknown = parser.parse_known_args(argv)
     violations = [f"{word}: unknown argument; see --help" for word in unknown]
     settings = _read(namespace, violations)
     if violations:
         raise SettingsError("\n".join(violations))
     return settings, namespace
+
+
+def agent_parser(prog: str, add_more: Sequence[ArgumentAdder] = ()) -> StrictParser:
+    """The command line of the agent."""
+    parser = StrictParser(
+        prog=prog,
+        description="Keeps every tunnel of this node that asks for IPsec encrypted, and closes "
+        "the node to tunnel packets in clear.",
+    )
+    _add_arguments(parser)
+    for add in add_more:
+        add(parser)
+    return parser
 
 
 class StrictParser(argparse.ArgumentParser):
@@ -174,6 +188,17 @@ def _add_health_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve /livez, /readyz, ... on loopback, e.g. 127.0.0.1:9180",
     )
     add(
+        "--status-tls",
+        metavar="ADDRESS:PORT",
+        help="serve /status and /metrics to other nodes, by mutual TLS with the certificates that "
+        "OVSDB names, e.g. 192.0.2.7:9182",
+    )
+    add(
+        "--report-status",
+        action="store_true",
+        help="write each tunnel's state into Interface:external_ids:ipsec_status",
+    )
+    add(
         "--ready",
         metavar="WHEN",
         default=ReadyWhen.ANSWERING.value,
@@ -214,7 +239,20 @@ def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozense
 
     Raises SettingsError with every violation.
     """
-    parser = StrictParser(prog="ovn-ipsec guard")
+    flags = guard_parser().parse_args(argv)
+    violations: list[str] = []
+    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
+    ports = _ports("--guard-ports", flags.guard_ports, violations)
+    if violations:
+        raise SettingsError("\n".join(violations))
+    return flags.action, mode, ports
+
+
+def guard_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec guard``."""
+    parser = StrictParser(
+        prog="ovn-ipsec guard", description="Does to the guard's table what an agent does."
+    )
     parser.add_argument(
         "action",
         choices=("apply", "show", "remove"),
@@ -222,13 +260,7 @@ def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozense
         "remove: let tunnel packets pass in clear",
     )
     _add_first_guard_arguments(parser.add_argument)
-    flags = parser.parse_args(argv)
-    violations: list[str] = []
-    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
-    ports = _ports("--guard-ports", flags.guard_ports, violations)
-    if violations:
-        raise SettingsError("\n".join(violations))
-    return flags.action, mode, ports
+    return parser
 
 
 def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
@@ -250,7 +282,7 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
     database = namespace.database or ""
     if not database:
         violations.append("DATABASE: missing; e.g. unix:/run/openvswitch/db.sock")
-    elif not database.startswith(_DATABASE_METHODS):
+    elif not database.startswith(DATABASE_METHODS):
         violations.append(f"DATABASE: {database!r} is not unix:FILE, tcp:IP:PORT or ssl:IP:PORT")
     return Settings(
         database=database,
@@ -273,6 +305,10 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
         allow_hw_offload=namespace.allow_hw_offload,
         http=loopback_address("--http", namespace.http, violations) if namespace.http else None,
+        status_tls=numeric_address("--status-tls", namespace.status_tls, violations)
+        if namespace.status_tls
+        else None,
+        report_status=namespace.report_status,
         ready=_member(ReadyWhen, "--ready", namespace.ready, violations),
         log_format=_member(LogFormat, "--log-format", namespace.log_format, violations),
     )
@@ -280,6 +316,18 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
 
 def loopback_address(flag: str, text: str, violations: list[str]) -> HttpAddress | None:
     """``ADDRESS:PORT`` of this host; None with a violation more."""
+    at = numeric_address(flag, text, violations)
+    if at is not None and not ip_address(at.address).is_loopback:
+        violations.append(
+            f"{flag}: {at.address} is not a loopback address; the answers are for anybody who "
+            "asks, so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
+        )
+        return None
+    return at
+
+
+def numeric_address(flag: str, text: str, violations: list[str]) -> HttpAddress | None:
+    """``ADDRESS:PORT``, of any host; None with a violation more."""
     host, _, port = text.rpartition(":")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
@@ -287,14 +335,8 @@ def loopback_address(flag: str, text: str, violations: list[str]) -> HttpAddress
         address = None
     if address is None or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         violations.append(f"{flag}: {text!r}: give ADDRESS:PORT such as 127.0.0.1:9180")
-    elif not address.is_loopback:
-        violations.append(
-            f"{flag}: {address} is not a loopback address; the answers are for anybody who asks, "
-            "so give 127.0.0.1 or [::1] (kubelet: httpGet with host: 127.0.0.1)"
-        )
-    else:
-        return HttpAddress(str(address), int(port))
-    return None
+        return None
+    return HttpAddress(str(address), int(port))
 
 
 def _choices(kind: type[StrEnum]) -> str:

@@ -42,6 +42,7 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
     Unobserved,
 )
+from ovn_ipsec.model.enrolment import Enrolment
 from ovn_ipsec.model.facts import Facts, PkiFact
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.model.steps import (
@@ -54,9 +55,11 @@ from ovn_ipsec.model.steps import (
 from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
+from ovn_ipsec.sources.enrolment import read_enrolment
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.snapshot import redate, take_snapshot
+from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -127,6 +130,7 @@ class Agent:
         self._check_files_at = time.monotonic()
         self._counted_at = 0.0
         self._xfrm_errors: Mapping[str, int] = {}
+        self._enrolment: Enrolment | None = None
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
         self._built: tuple[object, float, Desired] | None = None
@@ -157,6 +161,16 @@ class Agent:
         """Somebody asks for status: keep the snapshot young."""
         if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
             self._wakeups.wake()
+
+    def node_files(self) -> NodeFiles | None:
+        """This node's certificate, key and bundle; None while OVSDB does not name all three."""
+        node, _ = self._parts.ovsdb.snapshot()
+        names = [node.other_config.get(key) for key in ("certificate", "private_key", "ca_cert")]
+        revoked = self._pki.revocation
+        if not all(names):
+            return None
+        certificate, private_key, ca_cert = (name or "" for name in names)
+        return NodeFiles(certificate, private_key, ca_cert, revoked.denied, revoked.serials)
 
     def last_progress_s(self) -> float:
         """When the loop last did something, on the monotonic clock; it sleeps for seconds."""
@@ -337,7 +351,7 @@ class Agent:
             self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
         self._last_end = time.monotonic()
         work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
-        self._snapshot = replace(self._snapshot, work=work)
+        self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
         deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
@@ -416,11 +430,13 @@ class Agent:
         return self._built[2]
 
     def _count_drops(self, now: float, *, forced: bool) -> None:
-        """Guard counters change without an event; reading them starts a program."""
+        """What changes without an event; reading the guard's counters starts a program."""
         if forced or now - self._counted_at >= COUNT_S:
             self._counted_at = now
             _read(self._parts.guard.counters)
             self._xfrm_errors = read_errors()
+            node, _ = self._parts.ovsdb.snapshot()
+            self._enrolment = read_enrolment(node.other_config.get("certificate"))
 
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -464,6 +480,7 @@ class Agent:
             details=self._snapshot.details,
             details_at_s=self._snapshot.details_at_s,
             work=self._snapshot.work,
+            enrolment=self._enrolment,
             ike_error=self._memory.step_error("ike"),
             credential_error=self._memory.step_error("credential:"),
         )

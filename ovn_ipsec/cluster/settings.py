@@ -48,7 +48,7 @@ class FollowSettings:
 
 def parse_cluster_arguments(argv: Sequence[str]) -> ClusterSettings | FollowSettings:
     """Read the command line. Raises SettingsError with every violation."""
-    flags = _parser().parse_args(argv)
+    flags = cluster_parser().parse_args(argv)
     violations: list[str] = []
     keys = _keys(flags, violations)
     sb = flags.sb
@@ -84,7 +84,8 @@ def southbound_of(nb: str) -> str | None:
     return ",".join(found) if all(a != b for a, b in zip(members, found, strict=True)) else None
 
 
-def _parser() -> StrictParser:
+def cluster_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec cluster``."""
     parser = StrictParser(
         prog="ovn-ipsec cluster", description="Switches IPsec on or off in a whole OVN cluster."
     )
@@ -99,7 +100,12 @@ def _parser() -> StrictParser:
         sub.add_argument(
             "--ignore", metavar="NODE", action="append", default=[], help="go on without it"
         )
-        sub.add_argument("--timeout", metavar="SECONDS", default=str(DEFAULT_TIMEOUT_S))
+        sub.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            default=str(DEFAULT_TIMEOUT_S),
+            help="of enable and disable: when to give up (default: %(default)s)",
+        )
         _add_shared(sub)
     follow = actions.add_parser("follow", help="on each node: obey and report")
     follow.add_argument("database", metavar="DATABASE", help="Open vSwitch's, e.g. unix:FILE")

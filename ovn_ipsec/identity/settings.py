@@ -53,7 +53,7 @@ def parse_enroll_arguments(
     argv: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> EnrollSettings:
     """Read the command line. Raises SettingsError with every violation."""
-    flags = _parser().parse_args(argv)
+    flags = enroll_parser().parse_args(argv)
     violations: list[str] = []
     settings = EnrollSettings(
         database=flags.database,
@@ -78,7 +78,8 @@ def parse_enroll_arguments(
     return settings
 
 
-def _parser() -> StrictParser:
+def enroll_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec enroll``."""
     parser = StrictParser(
         prog="ovn-ipsec enroll",
         description="Gets this node's certificate, tells Open vSwitch, and renews it for ever.",

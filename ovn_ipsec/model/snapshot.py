@@ -20,6 +20,7 @@ from ovn_ipsec.model.conns import (
     OwnCertificate,
     TunnelView,
 )
+from ovn_ipsec.model.enrolment import Enrolment
 from ovn_ipsec.model.work import Work
 
 
@@ -189,6 +190,8 @@ class Snapshot:
     """None: unknown before OVSDB has been read."""
     certificate: OwnCertificate | None = None
     """None: no file is named and no tunnel needs one."""
+    enrolment: Enrolment | None = None
+    """None: this node's identity is not from ``ovn-ipsec enroll``."""
     first_complete_s: float | None = None
     """When every source had reported, and pluto and the kernel could be read, for the first
     time."""

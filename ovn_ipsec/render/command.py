@@ -42,8 +42,8 @@ class RenderSettings:
     underlay_ipv6: bool
 
 
-def parse_render_arguments(argv: Sequence[str]) -> RenderSettings:
-    """Raises SettingsError with every violation."""
+def render_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec render``."""
     parser = StrictParser(
         prog="ovn-ipsec render",
         description="Makes Kubernetes manifests of an OpenShift cluster network configuration.",
@@ -55,7 +55,12 @@ def parse_render_arguments(argv: Sequence[str]) -> RenderSettings:
     add("--image", metavar="REF", help="image of our pods, e.g. registry.example/ovn-ipsec:0.1.0")
     add("--underlay-mtu", metavar="BYTES", help="of the network between the nodes")
     add("--underlay-ipv6", action="store_true", help="tunnels run over IPv6")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def parse_render_arguments(argv: Sequence[str]) -> RenderSettings:
+    """Raises SettingsError with every violation."""
+    flags = render_parser().parse_args(argv)
     violations = []
     if flags.platform not in set(Platform):
         violations.append(f"--platform: {flags.platform!r} is not one of {', '.join(Platform)}")

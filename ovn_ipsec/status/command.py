@@ -24,7 +24,7 @@ WATCH_PERIOD_S = 2.0
 
 def run_status(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> int:
     """Print the node's state to ``out``; the exit code."""
-    flags = _parse(argv)
+    flags = status_parser().parse_args(argv)
     try:
         while True:
             path = Path(flags.socket) if flags.socket else find_socket(rundir, program)
@@ -42,7 +42,8 @@ def run_status(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
         return ALL_ENCRYPTED
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def status_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec status``."""
     parser = StrictParser(
         prog="ovn-ipsec status",
         description="Is every tunnel of this node encrypted, and if not, why?",
@@ -55,7 +56,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--cached", action="store_true", help="the agent's last look, at most 15 s old, at once"
     )
     parser.add_argument("--socket", metavar="FILE", help="the agent's control socket")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _show(

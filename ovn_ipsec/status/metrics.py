@@ -22,12 +22,13 @@ from prometheus_client.registry import Collector
 import ovn_ipsec
 from ovn_ipsec.model.causes import CauseCode
 from ovn_ipsec.model.conns import GuardMode
-from ovn_ipsec.model.snapshot import Snapshot, TunnelState, TunnelStatus
+from ovn_ipsec.model.enrolment import EnrolmentState
+from ovn_ipsec.model.snapshot import Snapshot, TunnelStatus
 from ovn_ipsec.model.work import Durations
+from ovn_ipsec.status.words import STATES, state_word
 
 MOST_PEERS = 64
 CONTENT_TYPE = "text/plain; version=0.0.4"
-_STATES = ("encrypted", "no-input", "down", "installing", "invalid", "removed")
 _PREFIX = "ovn_ipsec_"
 
 
@@ -57,8 +58,8 @@ class _Families(Collector):
         age_s = max(0.0, self._now_s - snapshot.taken_at_s)
         yield _gauge("snapshot_age_seconds", "Since the node was last looked at", age_s)
         yield _gauge("complete", "1: every source has reported", snapshot.complete)
-        states = [_state(tunnel) for tunnel in tunnels]
-        counts = {state: states.count(state) for state in _STATES}
+        states = [state_word(tunnel) for tunnel in tunnels]
+        counts = {state: states.count(state) for state in STATES}
         yield _labelled("tunnels", "Tunnels that ask for IPsec, by state", "state", counts)
         codes = [str(tunnel.cause.code) for tunnel in tunnels if tunnel.cause]
         down = {str(code): codes.count(code) for code in CauseCode}
@@ -70,6 +71,7 @@ class _Families(Collector):
         yield from self._ike()
         yield from self._guard()
         yield from self._certificates()
+        yield from self._enrolment()
         yield from self._work()
         if len(tunnels) <= self._most_peers:
             yield from self._by_tunnel(tunnels)
@@ -129,6 +131,18 @@ class _Families(Collector):
         yield family
         yield _gauge("certificate_usable", "1: no problem with it", certificate.problem is None)
 
+    def _enrolment(self) -> Iterator[Metric]:
+        enrolment = self._snapshot.enrolment
+        if enrolment is None:
+            return
+        states = {str(each): float(each is enrolment.state) for each in EnrolmentState}
+        yield _labelled("enrolment_state", "1: how ovn-ipsec enroll goes", "state", states)
+        if enrolment.renew_at is not None:
+            at_s = _timestamp(enrolment.renew_at)
+            yield _gauge(
+                "enrolment_renewal_timestamp_seconds", "When the next renewal begins", at_s
+            )
+
     def _work(self) -> Iterator[Metric]:
         work = self._snapshot.work
         yield _summary("tick_duration_seconds", "Looks at the node", work.ticks)
@@ -157,7 +171,7 @@ class _Families(Collector):
     def _by_tunnel(self, tunnels: Iterable[TunnelStatus]) -> Iterator[Metric]:
         wall_s = self._snapshot.taken_at.timestamp()
         parts: tuple[tuple[str, str, Callable[[TunnelStatus], float | None]], ...] = (
-            ("tunnel_up", "1: encrypted", lambda each: float(_state(each) == "encrypted")),
+            ("tunnel_up", "1: encrypted", lambda each: float(state_word(each) == "encrypted")),
             ("tunnel_sa_age_seconds", "Oldest child SA", lambda each: _age_s(each, wall_s)),
             ("tunnel_sa_bytes_in", "Of its SAs now", lambda each: _bytes(each)[0]),
             ("tunnel_sa_bytes_out", "Of its SAs now", lambda each: _bytes(each)[1]),
@@ -170,14 +184,6 @@ class _Families(Collector):
                     peer = (view.remote_name or view.remote_ip) if view else ""
                     family.add_metric([_label(tunnel.name), _label(peer)], told)
             yield family
-
-
-def _state(tunnel: TunnelStatus) -> str:
-    if tunnel.state is TunnelState.CONFIGURED:
-        if not tunnel.up:
-            return "down"
-        return "no-input" if tunnel.cause else "encrypted"
-    return "installing" if tunnel.state is TunnelState.INIT else tunnel.state.lower()
 
 
 def _age_s(tunnel: TunnelStatus, wall_s: float) -> float | None:

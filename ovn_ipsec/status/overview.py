@@ -78,9 +78,9 @@ def build_overview(status: Mapping[str, Any]) -> Overview:
     certificate = _mapping(node.get("certificate"))
     until = _moment(certificate.get("not_after"))
     problems = _problems(node, age_s)
-    notes = [_text(problem) for problem in _list(node.get("problems"))]
+    notes = [one_line(problem) for problem in _list(node.get("problems"))]
     if any(not row.encrypted for row in rows) and node.get("log_problem"):
-        notes.append(f"causes may be less specific: {_text(node['log_problem'])}")
+        notes.append(f"causes may be less specific: {one_line(node['log_problem'])}")
     return Overview(
         tuple(sorted(rows, key=lambda row: (row.encrypted, row.tunnel))),
         tuple(problems),
@@ -91,13 +91,13 @@ def build_overview(status: Mapping[str, Any]) -> Overview:
 
 def _problems(node: Mapping[str, Any], age_s: float | None) -> list[str]:
     problems = [
-        f"{_text(cause.get('text'))}; {_text(cause.get('remedy'))}"
+        f"{one_line(cause.get('text'))}; {one_line(cause.get('remedy'))}"
         for cause in map(_mapping, _list(node.get("causes")))
     ]
     if node.get("complete") is not True:
         problems.append("not all sources have reported yet; tunnels may be missing")
     for stale in map(_mapping, _list(node.get("stale"))):
-        problems.append(f"{_text(stale.get('subject'))}: {_text(stale.get('reason'))}")
+        problems.append(f"{one_line(stale.get('subject'))}: {one_line(stale.get('reason'))}")
     if age_s is not None and age_s > OLD_AFTER_S:
         problems.append(f"the node was last looked at {age_s:.0f} s ago")
     return problems
@@ -111,17 +111,17 @@ def _row(tunnel: Mapping[str, Any], now: datetime | None) -> PeerRow:
         for connection in map(_mapping, _list(tunnel.get("connections")))
         if connection.get("name") not in missing
     ]
-    name = _text(tunnel.get("name"))
+    name = one_line(tunnel.get("name"))
     roles = [_role(name, str(connection.get("name"))) for connection in active]
     since = [_number(connection.get("add_time")) for connection in active]
     known = [moment for moment in since if moment is not None]
     rekeys = [_number(connection.get("rekey_in_s")) for connection in active]
-    ciphers = {_text(c.get("cipher")) for c in active if c.get("cipher")}
+    ciphers = {one_line(c.get("cipher")) for c in active if c.get("cipher")}
     up = tunnel.get("up") is True
     return PeerRow(
         tunnel=name,
-        peer=_text(config.get("remote_name") or ""),
-        address=_text(config.get("remote_ip") or ""),
+        peer=one_line(config.get("remote_name") or ""),
+        address=one_line(config.get("remote_ip") or ""),
         state=_state(tunnel, cause, up=up),
         encrypted=up and not cause,
         ike_up=tunnel.get("ike_up") is True,
@@ -132,8 +132,8 @@ def _row(tunnel: Mapping[str, Any], now: datetime | None) -> PeerRow:
         rekey_s=min((s for s in rekeys if s is not None), default=None),
         bytes_in=sum(int(_number(c.get("bytes_in")) or 0) for c in active),
         bytes_out=sum(int(_number(c.get("bytes_out")) or 0) for c in active),
-        cause=_text(cause.get("text") or tunnel.get("error") or ""),
-        remedy=_text(cause.get("remedy") or ""),
+        cause=one_line(cause.get("text") or tunnel.get("error") or ""),
+        remedy=one_line(cause.get("remedy") or ""),
     )
 
 
@@ -145,7 +145,7 @@ def _role(tunnel: str, connection: str) -> str:
 def _state(tunnel: Mapping[str, Any], cause: Mapping[str, Any], *, up: bool) -> str:
     if up:
         return "no input" if cause else "encrypted"
-    state = _text(tunnel.get("state"))
+    state = one_line(tunnel.get("state"))
     return "down" if state == "CONFIGURED" else state.lower()
 
 
@@ -210,7 +210,7 @@ def _moment(value: object) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def _text(value: object) -> str:
+def one_line(value: object) -> str:
     """One line, whatever a row of OVSDB holds: no terminal is driven by it."""
     text = "" if value is None else str(value)
     if text.isprintable():

@@ -133,6 +133,13 @@ class Probes:
         return Answer(True, "", report.json_tunnels(self._watched.snapshot(), now_s) or {})
 
 
+class Answers(Protocol):
+    """What the server serves."""
+
+    def answer(self, target: str, now_s: float) -> tuple[HTTPStatus, str, str]:
+        """Status, media type and body for a request target."""
+
+
 class ProbeServer(ThreadingHTTPServer):
     """Listens on one loopback address until ``close``.
 
@@ -144,7 +151,7 @@ class ProbeServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, address: str, port: int, probes: Probes) -> None:
+    def __init__(self, address: str, port: int, probes: Answers) -> None:
         """Raises OSError: the port is taken, or the address is not of this node."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.probes = probes

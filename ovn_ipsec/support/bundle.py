@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ovn_ipsec.drivers.command import run
 from ovn_ipsec.errors import CommandError, OvnIpsecError
+from ovn_ipsec.settings import StrictParser
 from ovn_ipsec.status.client import AgentUnreachableError, ask_status, find_socket
 from ovn_ipsec.support.redact import Redactor, secrets_of_file, secrets_of_key, secrets_of_rows
 
@@ -90,6 +91,16 @@ class Surroundings:
     environment: Mapping[str, str] | None = None
     timeout_s: float = COMMAND_WAIT_S
     commands: Mapping[str, Sequence[str]] | None = None
+
+
+def bundle_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec support-bundle``."""
+    parser = StrictParser(
+        prog="ovn-ipsec support-bundle",
+        description="Writes one archive with what a helper needs to see, without secrets.",
+    )
+    parser.add_argument("--output", metavar="FILE", help="default: in the working directory")
+    return parser
 
 
 def write_bundle(target: Path, around: Surroundings) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ TUNNEL_PORTS = frozenset({6081, 4789})
 MOST_SECONDS = 600.0
 
 
-def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> int:
-    """Look, capture, judge, print; the exit code. Raises DriverError, SettingsError."""
+def verify_parser() -> StrictParser:
+    """The command line of ``ovn-ipsec verify``."""
     parser = StrictParser(
         prog="ovn-ipsec verify",
         description="Proof that tunnel packets are encrypted: wire, guard, kernel.",
@@ -32,7 +32,12 @@ def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--seconds", type=float, default=5.0, help="to capture (default: 5)")
     parser.add_argument("--socket", metavar="FILE", help="the agent's control socket")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> int:
+    """Look, capture, judge, print; the exit code. Raises DriverError, SettingsError."""
+    flags = verify_parser().parse_args(argv)
     if not 0 <= flags.seconds <= MOST_SECONDS:
         raise SettingsError(f"--seconds: {flags.seconds:g} is not from 0 to {MOST_SECONDS:g}")
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ovn_ipsec.model.enrolment import Enrolment, EnrolmentState
 from ovn_ipsec.model.work import Work
 from ovn_ipsec.status.metrics import render_metrics
 from tests.unit.test_metrics import down, node, up
@@ -35,7 +36,11 @@ def run(promtool: str, *words: str, stdin: str | None = None) -> None:
 
 
 def metrics() -> str:
-    snapshot = replace(node(up("a"), down("b")), work=Work(xfrm_errors={"XfrmInNoStates": 1}))
+    snapshot = replace(
+        node(up("a"), down("b")),
+        work=Work(xfrm_errors={"XfrmInNoStates": 1}),
+        enrolment=Enrolment(EnrolmentState.OK),
+    )
     return render_metrics(snapshot, 9.0).decode()
 
 

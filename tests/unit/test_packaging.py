@@ -24,6 +24,8 @@ def metadata() -> configparser.ConfigParser:
 def test_every_manifest_that_render_copies_is_installed() -> None:
     installed: dict[Path, str] = {}
     for target, lines in metadata().items("options.data_files"):
+        if "manifests" not in target:
+            continue
         files = [path for line in lines.split() for path in REPOSITORY.glob(line)]
         assert files, target
         installed |= {path: target for path in files if path.is_file()}

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -94,9 +96,12 @@ def test_connections_that_are_held_open_do_not_keep_a_probe_out(server: ProbeSer
 
 
 def test_port_that_is_taken_is_a_named_error(server: ProbeServer) -> None:
-    taken = Settings("unix:x", http=HttpAddress("127.0.0.1", server.server_port))
-    with pytest.raises(OvnIpsecError, match=f"{server.server_port}: cannot listen"):
-        _serve_probes(None, taken)  # type: ignore[arg-type]  # never asked: the port comes first
+    at = HttpAddress("127.0.0.1", server.server_port)
+    agent: Any = SimpleNamespace(node_files=lambda: None)  # never asked: the port comes first
+    with pytest.raises(OvnIpsecError, match=f"--http .*:{at.port}: cannot listen"):
+        _serve_probes(agent, Settings("unix:x", http=at))
+    with pytest.raises(OvnIpsecError, match=f"--status-tls .*:{at.port}: cannot listen"):
+        _serve_probes(agent, Settings("unix:x", status_tls=at))
 
 
 def test_address_must_be_of_the_loopback_interface() -> None:

@@ -1,0 +1,1 @@
+"""Headless Chromium, for tests of pages and for their pictures."""
