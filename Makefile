@@ -6,6 +6,7 @@
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
+#   make test-kubelet  DaemonSet and signer on a real kubelet with containerd, which is kept, too
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
@@ -25,8 +26,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes image contract monitoring system demo lab-shell \
-  lab-build lab-host clean
+.PHONY: check format test test-all test-kubernetes test-kubelet image contract monitoring system \
+  demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -41,7 +42,7 @@ format: $(STAMP)
 
 test: check monitoring test-kubernetes contract system
 
-test-all: check
+test-all: check test-kubelet
 	for root in bookworm trixie; do \
 	  $(MAKE) contract LAB_ROOT=$$root && \
 	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
@@ -51,6 +52,14 @@ test-all: check
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver
 	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
+
+# What needs a mirror comes first: the machine that the tests run on has no way out.
+test-kubelet: $(STAMP) image
+	$(BIN)/python -m tools.kubernetes.programs kube-apiserver kube-controller-manager \
+	  kube-scheduler kubelet
+	$(BIN)/python -m tools.kubernetes.command_line
+	tools/kubernetes/install-containerd.sh
+	tools/kubernetes/machine.sh $(BIN)/python -m pytest -q tests/kubelet
 
 image:
 	$(PYTHON) -m tools.image
