@@ -26,14 +26,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check format test test-all test-kubernetes test-kubelet image contract monitoring system \
-  demo lab-shell lab-build lab-host clean
+.PHONY: check check-code check-tests format test test-all test-kubernetes test-kubelet image \
+  contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
+	$(MAKE) --jobs=2 --output-sync=target check-code check-tests
+
+check-code:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-tests:
 	$(BIN)/python -m pytest -q tests/unit tests/arch
 
 format: $(STAMP)

@@ -14,6 +14,11 @@ settings.register_profile("any-machine", deadline=None, derandomize="CI" in os.e
 settings.load_profile("any-machine")
 
 
+_MODULE_WEIGHT = 8
+"""Starting a module's nodes takes about as long as so many of its tests."""
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k: what is left out weighs nothing
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep this machine's share: with LAB_SHARD=2/3 the second of three.
 
@@ -28,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mine = set()
     for path, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0])):
         lightest = loads.index(min(loads))
-        loads[lightest] += size
+        loads[lightest] += _MODULE_WEIGHT + size
         if lightest == number - 1:
             mine.add(path)
     config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])

@@ -37,6 +37,9 @@ class TunnelHealth:
     """Serials of older child SAs, working ones, beside a newer one of the same connection."""
     bytes_in: int
     bytes_out: int
+    left: bool = False
+    """pluto knows of no SA with the peer, and the kernel has some both ways: a pluto that is gone
+    left them, and the peer cannot know."""
 
     @property
     def up(self) -> bool:
@@ -59,6 +62,7 @@ class IkeView:
         }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
         self._states = {(state.spi, _address(state.dst)) for state in ike.states}
+        self._pairs = {(_address(state.src), _address(state.dst)) for state in ike.states}
         self._loaded: dict[str, set[str]] = defaultdict(set)
         for name in ike.loaded:
             if match := _NAME.fullmatch(name):
@@ -117,7 +121,13 @@ class IkeView:
             surplus=tuple(surplus),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
+            left=not in_touch and self._left(config, len(missing)),
         )
+
+    def _left(self, config: TunnelConfig, missing: int) -> bool:
+        local, remote = _address(config.local), _address(config.remote)
+        pairs = {(local, remote), (remote, local)}
+        return missing == len(config.selectors()) and pairs <= self._pairs
 
     @staticmethod
     def _role(tunnel: str, name: str) -> str:

@@ -141,6 +141,15 @@ def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
     return replace(memory, retries=retries)
 
 
+def forget_failures(memory: Memory, keys: Iterable[str]) -> Memory:
+    """Of steps that are not due any more: what failed has come right by itself."""
+    gone = memory.retries.keys() & set(keys)
+    if not gone:
+        return memory
+    retries = {key: retry for key, retry in memory.retries.items() if key not in gone}
+    return replace(memory, retries=retries)
+
+
 def addresses_changed(memory: Memory) -> Memory:
     """After an address or route event pluto is told at once, whatever the back-off was."""
     return replace(memory, listen_at=0.0, listens=0)

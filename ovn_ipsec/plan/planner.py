@@ -33,7 +33,13 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from ovn_ipsec.plan.health import IkeView
-from ovn_ipsec.plan.memory import Crowd, Memory, TunnelMemory
+from ovn_ipsec.plan.memory import (
+    Crowd,
+    Memory,
+    TunnelMemory,
+    forget_failures,
+    retry_key,
+)
 from ovn_ipsec.plan.tunnel import CROWD_LAST_S, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
@@ -102,8 +108,8 @@ def plan(
 ) -> Plan:
     """Decide the steps from here to ``desired``."""
     draft = _Draft()
-    _plan_guard(desired, observed.guard, memory, now, draft)
-    _plan_credentials(desired, observed.credentials, memory, now, draft)
+    memory = _plan_guard(desired, observed.guard, memory, now, draft)
+    memory = _plan_credentials(desired, observed.credentials, memory, now, draft)
     ike, installed = observed.ike, observed.installed
     if isinstance(ike, Unobserved) or isinstance(installed, Unobserved):
         draft.wakes.append(now + OBSERVE_AGAIN_S)
@@ -144,12 +150,15 @@ def _plan_guard(
     memory: Memory,
     now: float,
     draft: _Draft,
-) -> None:
+) -> Memory:
+    if isinstance(observed, Unobserved):
+        return memory
     if desired.guard is None or not guard_is_due(desired.guard, observed):
-        return
+        return forget_failures(memory, ["guard"])
     if memory.may_try("guard", now):
         draft.first.append(SetGuard(desired.guard))
     draft.wakes.append(now + OBSERVE_AGAIN_S)
+    return memory
 
 
 def _plan_credentials(
@@ -158,28 +167,34 @@ def _plan_credentials(
     memory: Memory,
     now: float,
     draft: _Draft,
-) -> None:
+) -> Memory:
     if isinstance(observed, Unobserved):
         draft.wakes.append(now + OBSERVE_AGAIN_S)
-        return
+        return memory
     wanted = Counter((c.nickname, c.fingerprint) for c in desired.credentials)
     there = Counter((c.nickname, c.fingerprint) for c in observed)
     keyless = {c.nickname for c in observed if not c.has_key}
     nicknames = {credential.nickname for credential in desired.credentials}
     wrong = {nickname for nickname, _ in (wanted - there) | (there - wanted)}
+    due: set[str] = set()
     for credential in desired.credentials:
+        key = retry_key(step := InstallCredential(credential))
         no_key = credential.key is not None and credential.nickname in keyless
-        due = memory.may_try(f"credential:{credential.nickname}", now)
-        if (credential.nickname in wrong or no_key) and due:
-            draft.first.append(InstallCredential(credential))
-    if not desired.complete:
-        return
+        if credential.nickname in wrong or no_key:
+            due.add(key)
+            if memory.may_try(key, now):
+                draft.first.append(step)
     for nickname in sorted({credential.nickname for credential in observed}):
         ours = nickname.startswith(OUR_CREDENTIALS)
         unwanted = nickname not in nicknames and nickname not in desired.keep_credentials
         # It may still be in use, and then for long: by a tunnel that is INVALID and stays up.
-        if ours and unwanted and memory.may_try(f"credential:{nickname}", now):
-            draft.last.append(RemoveCredential(nickname))
+        if desired.complete and ours and unwanted:
+            key = retry_key(removal := RemoveCredential(nickname))
+            due.add(key)
+            if memory.may_try(key, now):
+                draft.last.append(removal)
+    settled = (key for key in memory.retries if key.startswith("credential:") and key not in due)
+    return forget_failures(memory, list(settled))
 
 
 def _notice_generation(ike: ObservedIke, memory: Memory) -> Memory:

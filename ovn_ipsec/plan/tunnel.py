@@ -216,6 +216,8 @@ def _plan_initiation(
     """A child SA is missing: initiate when nothing is under way and it is our turn."""
     if memory.down_since is None:
         delay = LEAD_RECOVERY_S if config.lead else _fallback_delay(name, config, memory)
+        if health.left:
+            delay = 0.0  # the peer takes all to be well, until its probes are not answered
         memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
     if health.negotiating:
         return TunnelPlan((), memory)
@@ -235,6 +237,8 @@ def _plan_initiation(
     pause = min(last, first * 2 ** min(attempts - 1, 10))
     pause *= 1 + 0.25 * spread(f"{name}\0{config.local}", attempts)
     reason = "it is not up" if config.lead else "the designated initiator stays silent"
+    if health.left:
+        reason = "its SAs were left by a pluto that is gone"
     step = InitiateConnection(name, health.missing, reason)
     after = replace(memory, attempts=attempts, next_attempt=now + pause)
     return TunnelPlan((step,), after, wake_at=after.next_attempt)

@@ -156,7 +156,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = {"other-psk", "silent", "filtered-4500", "lost-ike-auth"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES],
+)
 def test_rows_that_do_not_fit_together_are_explained(cluster: Cluster, name: str) -> None:
     case = CASES[name]
     lost = dropping(cluster.b, case.lost) if case.lost else nullcontext()
@@ -166,6 +172,7 @@ def test_rows_that_do_not_fit_together_are_explained(cluster: Cluster, name: str
             cluster.await_causes(cluster.b, *case.on_b)
 
 
+@pytest.mark.slow
 def test_peer_of_another_authority_is_explained_on_both_sides(cluster: Cluster) -> None:
     other = Authority.create("another CA")
     install_identity(cluster.b, other.issue("b"), other)
@@ -241,6 +248,7 @@ def test_pluto_that_is_down_is_explained_on_both_sides(cluster: Cluster) -> None
         cluster.b.start_pluto()
 
 
+@pytest.mark.slow
 def test_pulled_cable_is_explained(cluster: Cluster) -> None:
     cluster.lab.detach(cluster.b)
     try:
@@ -250,6 +258,7 @@ def test_pulled_cable_is_explained(cluster: Cluster) -> None:
         cluster.lab.reattach(cluster.b)
 
 
+@pytest.mark.slow
 def test_filtered_esp_is_explained_although_sas_are_up(cluster: Cluster) -> None:
     with (
         dropping(cluster.a, "meta l4proto esp"),

@@ -105,9 +105,9 @@ def test_mended_psk_heals_in_time(pair: Pair, end: str) -> None:
     node = pair.node(end)
     name = f"tun-{pair.peer(node).name}"
     node.vsctl("set", "interface", name, "options:psk=wrong")
-    # Until the other end tries less often: two ends that start in the same moment cross, and that
-    # can block pluto 4.10 for 15 s.
-    settle(10)
+    # Between two attempts of the other end's pluto, which come back 5 and then 10 s after they
+    # were refused: ends that start in the same moment cross, and that can block 4.10 for 15 s.
+    settle(12)
     node.vsctl("set", "interface", name, f'options:psk="{PSK}"')
     pair.heals_within(HEAL_S, time.monotonic())
 

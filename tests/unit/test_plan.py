@@ -17,6 +17,7 @@ from ovn_ipsec.model.conns import (
     GuardPort,
     InstalledTunnel,
     KernelPolicy,
+    ObservedIke,
     Protocol,
     Secret,
     Unobserved,
@@ -34,7 +35,7 @@ from ovn_ipsec.model.steps import (
     StartIke,
     Step,
 )
-from ovn_ipsec.plan import plan
+from ovn_ipsec.plan import Memory, plan
 from ovn_ipsec.plan.planner import INITIATE_WAVE
 from tests.unit.world import World, config, desired, with_psk
 
@@ -71,6 +72,35 @@ def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -
     world.negotiating.clear()
     steps = world.tick(desired(a=config(lead=False)))
     assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
+def test_waiting_end_initiates_at_once_when_an_earlier_pluto_left_its_states() -> None:
+    world, want = World(), desired(a=config(lead=False))
+    world.settle(want, 5)
+    for name in tuple(world.configs):
+        world.come_up(name)  # the lead has asked
+    world.settle(want, 30)
+    observed = world.observe()
+    ike = observed.ike
+    assert isinstance(ike, ObservedIke)
+    left = replace(observed, ike=replace(ike, generation="new", children=(), ike_sas=()))
+    made = plan(want, left, Memory(), world.now)
+    assert [type(step) for step in made.steps] == [InitiateConnection]
+    flushed = replace(left, ike=replace(ike, generation="new", children=(), ike_sas=(), states=()))
+    assert plan(want, flushed, Memory(), world.now).steps == ()
+
+
+def test_failure_that_has_come_right_by_itself_is_not_shown_for_ever() -> None:
+    key = Secret("key")
+    credential = Credential("ovs_certkey_a", CredentialKind.NODE, "pem", "aa", key)
+    want = replace(desired(), credentials=(credential,))
+    world = World()
+    world.failing.add("")  # steps that name no tunnel
+    world.tick(want)
+    assert world.memory.node_errors()
+    world.credentials["ovs_certkey_a"] = credential
+    world.tick(want)
+    assert not world.memory.node_errors()
 
 
 def revoked(want: Desired, name: str) -> Desired:

@@ -118,10 +118,13 @@ class World:
             for serial, (name, _conf, _role) in self.children.items()
         )
         states = tuple(
-            KernelState("any", end, spi)
+            KernelState(src, dst, spi)
             for serial in self.kernel
             for conf in [self.children[serial][1]]
-            for end, spi in ((conf.local, serial), (conf.remote, serial + 1_000_000))
+            for src, dst, spi in (
+                (conf.remote, conf.local, serial),
+                (conf.local, conf.remote, serial + 1_000_000),
+            )
         )
         ike = ObservedIke(
             running=self.running,

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+_KEPT_UNUSED_S = 14 * 86400
+
 
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/ovn-ipsec/lab``, made if it is missing."""
@@ -29,9 +31,11 @@ def say(message: str) -> None:
 def ensure(entry: Path, what: str, build: Callable[[Path], None]) -> Path:
     """Return `entry`, having `build` fill a new directory that then takes its name.
 
-    Concurrent callers wait for the first one. A build that fails leaves nothing behind.
+    Concurrent callers wait for the first one. A build that fails leaves nothing behind. Entries
+    of the same kind (``KIND-KEY``) that nobody has used for two weeks go when one is built.
     """
     if entry.is_dir():
+        os.utime(entry)
         return entry
     with entry.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -47,4 +51,14 @@ def ensure(entry: Path, what: str, build: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         say(f"built {what} in {time.monotonic() - started:.0f} s")
+    _forget_unused(entry)
     return entry
+
+
+def _forget_unused(newest: Path) -> None:
+    kind = newest.name.rpartition("-")[0]
+    for entry in newest.parent.glob(f"{kind}-*"):
+        unused_s = time.time() - entry.stat().st_mtime
+        if entry.is_dir() and entry != newest and unused_s > _KEPT_UNUSED_S:
+            shutil.rmtree(entry, ignore_errors=True)
+            entry.with_suffix(".lock").unlink(missing_ok=True)
