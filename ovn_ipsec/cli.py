@@ -169,6 +169,9 @@ def _agent(argv: Sequence[str]) -> int:
 def _set_up_log(settings: Settings, *, detach: bool) -> None:
     logger = logging.getLogger(ovn_ipsec.__name__)
     logger.propagate = False
+    # Without --log-file python-ovs's "file" has no handler, and logging's last resort would say
+    # warnings on standard error a second time.
+    logging.getLogger("file").addHandler(logging.NullHandler())
     if settings.log_format is LogFormat.TEXT:
         logger.addHandler(_VlogHandler())
         logger.setLevel(logging.DEBUG)  # python-ovs decides what is written; vlog/set changes it

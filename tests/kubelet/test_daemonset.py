@@ -30,10 +30,7 @@ def test_a_pod_is_guarded_first_then_enrolled_by_the_signer_and_then_ready(node:
     assert guard["finishedAt"] <= enroll["startedAt"]
     signer = ("--for=condition=Available", "deployment/ovn-ipsec-signer", "--timeout=60s")
     node.kubectl("wait", *signer)
-    certificate = node.worker.host(
-        *["ovs-vsctl", "--no-wait", "get", "open", ".", "other_config:certificate"]
-    )
-    assert certificate.strip().strip('"').startswith("/var/lib/ovn-ipsec/identity/")
+    assert certificate(node).startswith("/var/lib/ovn-ipsec/identity/")
     # Finished requests are deleted.
     assert node.kubectl("get", "csr", "-o", "name") == ""
 
@@ -103,6 +100,7 @@ def test_an_agent_that_hangs_is_restarted_by_its_liveness_probe(node: NodePod) -
 
 def test_a_change_rolls_out_and_leaves_the_kernel_as_it_is(node: NodePod, worker: Worker) -> None:
     old = node.pod()["metadata"]["name"]
+    identity = certificate(node)
     path = '{.status.containerStatuses[?(@.name=="pluto")].state.terminated.exitCode}{"\\n"}'
     words = ["--namespace=ovn-ipsec", "get", "pod", old, "--watch", "-o", f"jsonpath={path}"]
     worker.start_daemon("exit-code", [*worker.kubectl_words(), *words])
@@ -115,6 +113,7 @@ def test_a_change_rolls_out_and_leaves_the_kernel_as_it_is(node: NodePod, worker
     assert LEFT_ITS_STATE in worker.log("exit-code").split()
     assert sorted(node.connections()) == ["ovn-0-in-1", "ovn-0-out-1"]
     assert set(node.restarts().values()) == {0}
+    assert certificate(node) == identity
 
 
 def test_a_guard_that_somebody_removes_is_seen_and_comes_back(node: NodePod) -> None:
@@ -123,6 +122,12 @@ def test_a_guard_that_somebody_removes_is_seen_and_comes_back(node: NodePod) -> 
         node.worker.host("nft", "delete", "table", "inet", "ovn_ipsec")
         wait_for("the guard is back", watch.table_stands, 60)
         assert len(watch.gaps()) == 1
+
+
+def certificate(node: NodePod) -> str:
+    """The file that Open vSwitch is told to be the node's certificate."""
+    words = "ovs-vsctl --no-wait get open . other_config:certificate"
+    return node.worker.host(*words.split(" ")).strip().strip('"')
 
 
 def restarted(

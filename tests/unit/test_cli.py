@@ -69,3 +69,5 @@ def test_agent_that_cannot_be_built_leaves_the_guard_closed(tmp_path: Path) -> N
     )
     assert done.returncode == 1 and "netlink family 6" in done.stderr
     assert "mode=enforce" in (tmp_path / "transaction").read_text()
+    # python-ovs has no log file here: its last resort would be standard error again.
+    assert done.stderr.count("guard counters are carried over") == 1
