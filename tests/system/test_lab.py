@@ -185,6 +185,9 @@ def test_ovn_carries_traffic_between_chassis(lab: Lab) -> None:
     assert lab.wire.count(Kind.PLAINTEXT, src=a.ipv4, dst=b.ipv4) > 0
 
 
+# Slow: the original may wait for its own whack for minutes. What it does beside ours is in the
+# required tier by test_interop and test_drop_in.
+@pytest.mark.slow
 def test_original_monitor_encrypts_with_psk(lab: Lab) -> None:
     a, b = lab.overlay("a", "b")
     for node in (a, b):
