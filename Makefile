@@ -29,11 +29,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
-.PHONY: check check-code check-tests format test test-all test-kubernetes test-kubelet docs test-web \
+.PHONY: check check-code check-tests-1 check-tests-2 format test test-all test-kubernetes test-kubelet docs test-web \
   web-picture image contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
-	$(MAKE) --jobs=2 --output-sync=target check-code check-tests
+	$(MAKE) --jobs=3 --output-sync=target check-code check-tests-1 check-tests-2
 
 check-code:
 	$(BIN)/ruff check .
@@ -41,8 +41,9 @@ check-code:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-tests:
-	$(BIN)/python -m pytest -q tests/unit tests/arch
+# Half of the modules each (tests/conftest.py), side by side.
+check-tests-1 check-tests-2: check-tests-%:
+	LAB_SHARD=$*/2 $(BIN)/python -m pytest -q tests/unit tests/arch
 
 format: $(STAMP)
 	$(BIN)/ruff format .
