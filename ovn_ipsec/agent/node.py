@@ -12,18 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
-from typing import TypeVar
 
+from ovn_ipsec.agent.clock import wall_clock
 from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
+from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.agent.journal import Journal
+from ovn_ipsec.agent.observation import read
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
-from ovn_ipsec.desired.build import Policy, build
-from ovn_ipsec.desired.guard import GENEVE
-from ovn_ipsec.desired.overlay import addresses_to_look_up
+from ovn_ipsec.agent.wanted import Wanted
+from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
@@ -35,15 +36,12 @@ from ovn_ipsec.model.conns import (
     Desired,
     Guard,
     GuardMode,
-    GuardPort,
     InstalledCredential,
-    InstalledTunnel,
     Observed,
     ObservedIke,
     Unobserved,
 )
 from ovn_ipsec.model.enrolment import Enrolment
-from ovn_ipsec.model.facts import Facts, PkiFact
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.model.steps import (
     InstallCredential,
@@ -54,7 +52,7 @@ from ovn_ipsec.model.steps import (
 )
 from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
 from ovn_ipsec.sources.addresses import LocalAddresses
-from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
+from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.enrolment import read_enrolment
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
@@ -62,7 +60,6 @@ from ovn_ipsec.status.snapshot import redate, take_snapshot
 from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
@@ -75,13 +72,9 @@ STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
 than 15 s (DECISIONS 11)."""
-REBUILD_S = 60.0
-"""Certificates begin and cease to be valid without an event."""
 READY_WAIT_S = 5.0
-ROUTE_SETTLE_S = 1.0
-"""A route that goes and comes back meanwhile changes nothing: another source address would have
-every tunnel without `local_ip` replaced, and replaced back."""
 COUNT_S = 5.0
+"""How old the counters of a snapshot may be."""
 FRESH_S = 2.0
 """A query makes the next tick due when the snapshot is older than this."""
 
@@ -122,19 +115,14 @@ class Agent:
         self._diagnosis = Diagnosis(parts.log)
         self._tally = Tally()
         self._memory = Memory()
+        self._wanted = Wanted(parts.ovsdb, parts.certificates, parts.addresses, policy)
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
-        self._sources_of_routes: dict[str, str | None] = {}
-        self._routes_due_at: float | None = None
-        self._pki = PkiFact()
-        self._check_files_at = time.monotonic()
         self._counted_at = 0.0
         self._xfrm_errors: Mapping[str, int] = {}
         self._enrolment: Enrolment | None = None
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
-        self._built: tuple[object, float, Desired] | None = None
-        """What it was built from, when it is stale, and the result."""
         self._settled: tuple[tuple[Desired, Observed], float] | None = None
         """What the last plan, an empty one, was made from, and until when it stays empty."""
         self._plan_at: float | None = None
@@ -166,7 +154,7 @@ class Agent:
         """This node's certificate, key and bundle; None while OVSDB does not name all three."""
         node, _ = self._parts.ovsdb.snapshot()
         names = [node.other_config.get(key) for key in ("certificate", "private_key", "ca_cert")]
-        revoked = self._pki.revocation
+        revoked = self._wanted.pki.revocation
         if not all(names):
             return None
         certificate, private_key, ca_cert = (name or "" for name in names)
@@ -225,7 +213,7 @@ class Agent:
 
     def _turn(self) -> None:
         self._pulse.beat()
-        if self._parts.ovsdb.run() or self._files_changed():
+        if self._parts.ovsdb.run() or self._wanted.files_changed():
             self._mark_dirty()
             self._rest_s = min(self._rest_s, REST_AFTER_STEPS_S)
         if time.monotonic() >= self._next_tick():
@@ -257,26 +245,14 @@ class Agent:
             return self._due_at
         return min(self._due_at, max(self._dirty_at + SETTLE_S, self._last_end + self._rest_s))
 
-    def _files_changed(self) -> bool:
-        """Whether certificate files differ from what the last tick saw (a few stat(2) calls)."""
-        now = time.monotonic()
-        if now < self._check_files_at:
-            return False
-        return self._read_files() != self._pki
-
-    def _read_files(self) -> PkiFact:
-        now = time.monotonic()
-        node, tunnels = self._parts.ovsdb.snapshot()
-        pki = self._parts.certificates.snapshot(CredentialPaths.from_ovsdb(node, tunnels), now)
-        self._check_files_at = now + self._parts.certificates.next_check_s
-        return pki
-
     def _mark_dirty(self) -> None:
         if self._dirty_at is None:
             self._dirty_at = time.monotonic()
 
     def _block(self) -> None:
-        self._wakeups.sleep(self._parts.ovsdb, min(self._next_tick(), self._check_files_at))
+        self._wakeups.sleep(
+            self._parts.ovsdb, min(self._next_tick(), self._wanted.check_files_at_s)
+        )
         self._read_events()
 
     def _read_events(self) -> None:
@@ -287,15 +263,13 @@ class Agent:
         if heard.routes:
             self._settled = None
             self._memory = addresses_changed(self._memory)
-            if self._routes_due_at is None:
-                self._routes_due_at = time.monotonic() + ROUTE_SETTLE_S
-                self._due_at = min(self._due_at, self._routes_due_at)
+            self._due_at = min(self._due_at, self._wanted.routes_changed())
         if heard.guard:
             self._keep_guard()
 
     def _keep_guard(self) -> None:
         """Put the guard right, before and beside anything that may have to wait for pluto."""
-        due = guard_is_due(self._guard, _read(self._parts.guard.observe))
+        due = guard_is_due(self._guard, read(self._parts.guard.observe))
         if self._guard is not None and due and self._memory.may_try("guard", time.monotonic()):
             self._do([SetGuard(self._guard)])
 
@@ -318,23 +292,26 @@ class Agent:
         with self._lock:
             waiting, self._waiting = self._waiting, []
         self._dirty_at = None
-        installed = _read(self._parts.ike.observe_installed)
-        credentials = _read(self._parts.nss.observe)
+        installed = read(self._parts.ike.observe_installed)
+        credentials = read(self._parts.nss.observe)
         if not isinstance(credentials, Unobserved):
             self._credentials = credentials
-        desired = self._desire(installed)
+        desired = self._wanted.build(installed, self._credentials, self._guard)
+        if desired.complete:
+            warnings = self._parts.ike.warnings
+            desired = replace(desired, problems=(*desired.problems, *warnings))
         self._guard = desired.guard
         self._keep_guard()
-        self._count_drops(began, forced=bool(waiting))
+        self._read_counters(began, forced=bool(waiting))
         observed = Observed(
-            ike=_read(
+            ike=read(
                 lambda: self._parts.ike.observe(
                     full=bool(waiting), kernel_changed=self._take_kernel_changed
                 )
             ),
             installed=installed,
             credentials=credentials,
-            guard=_read(self._parts.guard.observe),
+            guard=read(self._parts.guard.observe),
         )
         seen = (time.monotonic(), wall_clock())
         settled = self._settled
@@ -352,7 +329,7 @@ class Agent:
         self._last_end = time.monotonic()
         work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
         self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
-        deadlines = [self._plan_at, self._routes_due_at, began + PERIOD_S]
+        deadlines = [self._plan_at, self._wanted.routes_due_at_s, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
         self._rest_s = min(took_s, REST_AFTER_STEPS_S) if acted else min(2 * took_s, REST_MOST_S)
@@ -386,54 +363,11 @@ class Agent:
             self._settled = ((desired, observed), until)
         return bool(made.steps)
 
-    def _desire(
-        self,
-        installed: Mapping[str, InstalledTunnel] | Unobserved,
-    ) -> Desired:
-        parts = self._parts
-        if not parts.ovsdb.in_sync:
-            problem = parts.ovsdb.problem
-            return Desired(guard=self._guard, problems=(problem,) if problem else ())
-        node, tunnels = parts.ovsdb.snapshot()
-        self._pki = self._read_files()
-        looked_up = addresses_to_look_up(tunnels)
-        if self._routes_due_at is not None and time.monotonic() >= self._routes_due_at:
-            self._routes_due_at = None
-            self._sources_of_routes = {}
-        known = self._sources_of_routes
-        known |= parts.addresses.lookup(looked_up - known.keys())
-        self._sources_of_routes = {end: known[end] for end in looked_up}
-        facts = Facts(
-            in_sync=True,
-            node=node,
-            tunnels=tunnels,
-            pki=self._pki,
-            local_addresses=self._sources_of_routes,
-            now=wall_clock(),
-        )
-        records = {} if isinstance(installed, Unobserved) else installed
-        desired = self._build(facts, {name: each.peer_name for name, each in records.items()})
-        notes = [*parts.ike.warnings]
-        if parts.ovsdb.problem:
-            notes.append(parts.ovsdb.problem)
-        return replace(desired, problems=(*desired.problems, *notes))
-
-    def _build(self, facts: Facts, incumbents: Mapping[str, str | None]) -> Desired:
-        """Build anew when anything has changed, and now and then for the certificates' sake."""
-        timeless = (replace(facts, now=None), incumbents, self._credentials)
-        now = time.monotonic()
-        if self._built is None or self._built[0] != timeless or now >= self._built[1]:
-            desired = build(
-                facts, self._policy, incumbents=incumbents, installed=self._credentials
-            )
-            self._built = (timeless, now + REBUILD_S, desired)
-        return self._built[2]
-
-    def _count_drops(self, now: float, *, forced: bool) -> None:
-        """What changes without an event; reading the guard's counters starts a program."""
+    def _read_counters(self, now: float, *, forced: bool) -> None:
+        """What changes without an event: the guard's and the kernel's counters, the enroller."""
         if forced or now - self._counted_at >= COUNT_S:
             self._counted_at = now
-            _read(self._parts.guard.counters)
+            read(self._parts.guard.counters)
             self._xfrm_errors = read_errors()
             node, _ = self._parts.ovsdb.snapshot()
             self._enrolment = read_enrolment(node.other_config.get("certificate"))
@@ -457,7 +391,7 @@ class Agent:
         self, desired: Desired, observed: Observed, seen_at: float, seen_at_wall: datetime
     ) -> None:
         """What was seen before the steps, and dated so: steps may take long."""
-        installed = _read(self._parts.ike.observe_installed)
+        installed = read(self._parts.ike.observe_installed)
         records = {} if isinstance(installed, Unobserved) else installed
         errors = {
             name: error
@@ -493,7 +427,7 @@ class Agent:
             self._parts.ike.cleanup()
         except DriverError as error:
             _log.error("Not everything could be removed; another exit goes on with it: %s", error)  # noqa: TRY400  the message is for an operator
-        observed = _read(self._parts.nss.observe)
+        observed = read(self._parts.nss.observe)
         if not isinstance(observed, Unobserved):
             made = plan(
                 Desired(complete=True),
@@ -502,28 +436,6 @@ class Agent:
                 time.monotonic(),
             )
             self._apply(made.steps)
-
-
-def wall_clock() -> datetime:
-    """UTC, for certificate validity and for people; never for pacing."""
-    return datetime.now(UTC)
-
-
-def first_guard(
-    driver: Nftables, on_unknown: GuardMode, guard_ports: frozenset[GuardPort]
-) -> Guard:
-    """The guard to start with: the one in force, else the last one, else closed as asked.
-
-    A node that has had a guard which cannot be read any more is no first start: it is closed.
-    """
-    live = _read(driver.live_guard)
-    if isinstance(live, Guard):
-        return live
-    last = driver.load_last_known()
-    if last is not None:
-        return last
-    mode = GuardMode.ENFORCE if _read(driver.was_in_force) is True else on_unknown
-    return Guard(mode, frozenset({GENEVE}) | guard_ports)
 
 
 def _generation(observed: Observed) -> str:
@@ -535,11 +447,3 @@ def _driver_of(step: Step) -> str:
     if isinstance(step, SetGuard):
         return "guard"
     return "nss" if isinstance(step, InstallCredential | RemoveCredential) else "ike"
-
-
-def _read(observe: Callable[[], T]) -> T | Unobserved:
-    """A failed observation is an error that is shown, never an empty result."""
-    try:
-        return observe()
-    except DriverError as error:
-        return Unobserved(str(error))

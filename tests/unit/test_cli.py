@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import ovs.jsonrpc
 import pytest
 
-from ovn_ipsec import cli
+from ovn_ipsec import cli, commands
+from ovn_ipsec.commands.agent import serve_queries
+from ovn_ipsec.commands.log import keep_rows_out_of_the_log
 from ovn_ipsec.errors import OvnIpsecError
 
 
@@ -28,7 +30,7 @@ def test_debug_log_of_ovsdb_shows_no_row(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert "swordfish" in talk(), "python-ovs logs otherwise now: look for where"
     said.clear()
-    cli.keep_rows_out_of_the_log()
+    keep_rows_out_of_the_log()
     assert "swordfish" not in talk()
 
 
@@ -37,20 +39,43 @@ def test_control_socket_that_cannot_be_made_is_a_named_error(
 ) -> None:
     monkeypatch.setenv("OVS_RUNDIR", str(tmp_path / "missing"))
     with pytest.raises(OvnIpsecError, match="missing.*control socket"):
-        cli._serve(None)  # type: ignore[arg-type]  # never asked: the socket comes first
+        serve_queries(None)  # type: ignore[arg-type]  # never asked: the socket comes first
+
+
+def test_each_command_has_a_module_of_its_own() -> None:
+    modules = {path.stem for path in Path(commands.__path__[0]).glob("*.py")}
+    for name in cli.COMMANDS:
+        assert cli.command(name).__module__ == f"ovn_ipsec.commands.{name.replace('-', '_')}"
+    helpers = {"__init__", "control", "log", "signals"}
+    assert modules - helpers == {name.replace("-", "_") for name in cli.COMMANDS}
+
+
+def test_agent_loads_nothing_that_only_other_commands_need() -> None:
+    program = """
+import sys
+from ovn_ipsec import cli
+cli.command("agent")
+print(*sys.modules)
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    others = {"rich", "yaml", "kubernetes", "ovn_ipsec.identity.node", "ovn_ipsec.web.page"}
+    assert "ovn_ipsec.agent.node" in loaded and not others & set(loaded)
 
 
 AGENT_WITHOUT_XFRM = """
 import functools, pathlib, sys
 from ovn_ipsec import cli
+from ovn_ipsec.commands import agent
 from ovn_ipsec.errors import SourceError
 
 def refuse():
     raise SourceError("netlink family 6: cannot be opened")
 
-cli.KernelEvents = refuse
-cli.GuardEvents = lambda tables: None
-cli.Nftables = functools.partial(cli.Nftables, pathlib.Path(sys.argv[1]) / "guard.json")
+agent.KernelEvents = refuse
+agent.GuardEvents = lambda tables: None
+agent.Nftables = functools.partial(agent.Nftables, pathlib.Path(sys.argv[1]) / "guard.json")
 sys.exit(cli.main(["agent", "unix:x", "--guard-on-unknown=enforce"]))
 """
 

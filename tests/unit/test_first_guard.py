@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ovn_ipsec.agent.node import first_guard
+from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_text import render_guard
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, GuardPort, GuardTuple, Protocol

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ovn_ipsec import cli
 from ovn_ipsec.agent.journal import LINES_AT_ONCE, Journal
 from ovn_ipsec.agent.json_log import JsonFormatter
+from ovn_ipsec.commands.log import set_up_agent_log
 from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.causes import Cause, CauseCode
 from ovn_ipsec.model.snapshot import ActiveConnection, Snapshot, TunnelState, TunnelStatus
@@ -113,4 +113,4 @@ def test_name_of_a_row_forges_no_line(log: Log) -> None:
 
 def test_json_and_detach_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="--detach"):
-        cli._set_up_log(Settings("unix:x", log_format=LogFormat.JSON), detach=True)
+        set_up_agent_log(Settings("unix:x", log_format=LogFormat.JSON), detach=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ovn_ipsec.cli import _serve_probes
+from ovn_ipsec.commands.agent import serve_probes
 from ovn_ipsec.errors import OvnIpsecError, SettingsError
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import HttpAddress, ReadyWhen, Settings, parse_agent_arguments
@@ -99,9 +99,9 @@ def test_port_that_is_taken_is_a_named_error(server: ProbeServer) -> None:
     at = HttpAddress("127.0.0.1", server.server_port)
     agent: Any = SimpleNamespace(node_files=lambda: None)  # never asked: the port comes first
     with pytest.raises(OvnIpsecError, match=f"--http .*:{at.port}: cannot listen"):
-        _serve_probes(agent, Settings("unix:x", http=at))
+        serve_probes(agent, Settings("unix:x", http=at))
     with pytest.raises(OvnIpsecError, match=f"--status-tls .*:{at.port}: cannot listen"):
-        _serve_probes(agent, Settings("unix:x", status_tls=at))
+        serve_probes(agent, Settings("unix:x", status_tls=at))
 
 
 def test_address_must_be_of_the_loopback_interface() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovn_ipsec.cli import main
+from ovn_ipsec.cli import COMMANDS
 from ovn_ipsec.model.causes import CauseCode
 from tools.commands import authority_commands, node_commands
 from tools.reference import DOCS, PROJECT, pages
@@ -24,16 +24,13 @@ def test_page_is_what_the_code_gives(path: Path) -> None:
     assert path.read_text() == pages()[path], "run python -m tools.reference"
 
 
-def test_every_command_and_option_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_and_option_says_what_it_is_for() -> None:
     commands = (*node_commands(), *authority_commands())
     for command in commands:
         assert command.description, command.words
         for one in command.arguments:
             assert one.help or one.choices or not one.names, (command.words, one.names)
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    offered = capsys.readouterr().out.partition("{")[2].partition("}")[0].split(",")
-    assert {command.words[1] for command in node_commands()} == set(offered)
+    assert {command.words[1] for command in node_commands()} == set(COMMANDS)
 
 
 def test_every_cause_is_explained() -> None:

@@ -1,0 +1,25 @@
+"""Which guard stands before anything is known of tunnels (GUARD: first start)."""
+
+from __future__ import annotations
+
+from ovn_ipsec.agent.observation import read
+from ovn_ipsec.desired.guard import GENEVE
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort
+
+
+def first_guard(
+    driver: Nftables, on_unknown: GuardMode, guard_ports: frozenset[GuardPort]
+) -> Guard:
+    """The guard to start with: the one in force, else the last one, else closed as asked.
+
+    A node that has had a guard which cannot be read any more is no first start: it is closed.
+    """
+    live = read(driver.live_guard)
+    if isinstance(live, Guard):
+        return live
+    last = driver.load_last_known()
+    if last is not None:
+        return last
+    mode = GuardMode.ENFORCE if read(driver.was_in_force) is True else on_unknown
+    return Guard(mode, frozenset({GENEVE}) | guard_ports)

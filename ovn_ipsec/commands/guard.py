@@ -1,0 +1,32 @@
+"""``ovn-ipsec guard apply|show|remove``: what an agent does to the table, without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ovn_ipsec.agent.first_guard import first_guard
+from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.errors import DriverError
+from ovn_ipsec.model.conns import GuardMode
+from ovn_ipsec.model.steps import SetGuard
+from ovn_ipsec.settings import parse_guard_arguments
+from ovn_ipsec.status.report import render_guard
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 the table stands as it should (after ``remove``: is gone), 1 it does not."""
+    action, on_unknown, ports = parse_guard_arguments(argv)
+    driver = Nftables()
+    if action == "remove":
+        driver.remove()
+        return 0
+    if action == "apply":
+        guard = first_guard(driver, GuardMode(on_unknown), ports)
+        (outcome,) = driver.apply([SetGuard(guard)])
+        if outcome.error is not None:
+            raise DriverError(outcome.error)
+    counters = driver.counters()
+    observed = driver.observe()
+    print(render_guard(driver.live_guard(), replace(observed, counters=counters)), end="")
+    return 0 if observed.present and observed.intact else 1
