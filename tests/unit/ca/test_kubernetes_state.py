@@ -126,7 +126,7 @@ def test_of_two_who_write_at_once_the_second_is_told_so_and_loses_nothing_of_the
     assert list(inventory.issued) == [first, second]
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(choices=st.lists(st.integers(0, 5), max_size=80), count=st.integers(1, 4))
 def test_however_two_writers_take_turns_what_either_was_told_is_there(
     choices: list[int], count: int
