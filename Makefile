@@ -14,6 +14,7 @@
 #   make contract   the drivers against the real programs
 #   make monitoring alert rules and dashboard with promtool
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
+#   make bench      tunnels: ours, the originals and the floor, in the lab; writes docs/benchmarks
 #   make demo       what the project does, shown on two nodes
 #   make lab-shell  a root shell in the lab's machine
 
@@ -23,6 +24,8 @@ LAB_ROOT ?= bookworm
 LAB_SHARDS ?= 2
 TESTS ?= tests/system
 TIMEOUT_S ?= 3000
+# Such as --parts hub --peers 10
+BENCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +33,7 @@ STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
 .PHONY: check check-code check-tests-1 check-tests-2 format test test-all test-kubernetes test-kubelet docs test-web \
-  web-picture image contract monitoring system demo lab-shell lab-build lab-host clean
+  web-picture image bench contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(MAKE) --jobs=3 --output-sync=target check-code check-tests-1 check-tests-2
@@ -57,6 +60,10 @@ test-all: check test-kubelet
 	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
 	    pytest --shards $(LAB_SHARDS) $(TESTS) || exit 1; \
 	done
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e .[bench]
+	$(BIN)/python -m tools.bench.tunnels $(BENCH)
 
 test-kubernetes: $(STAMP)
 	$(BIN)/python -m tools.kubernetes.programs kube-apiserver

@@ -64,14 +64,14 @@ class MonitorHost(Host):
         argv = [sys.executable, "-m", "ovn_ipsec.cli", "guard", *arguments]
         return self.run(argv, environment=_python_environment())
 
-    def start_original_monitor(self, *flags: str) -> None:
-        """Start the distribution's unmodified ovs-monitor-ipsec for libreswan.
+    def start_original_monitor(self, *flags: str, program: str = ORIGINAL) -> None:
+        """Start the distribution's unmodified ovs-monitor-ipsec for libreswan, or another one.
 
         It runs on the system's Python, as the package has it. Without further flags it restarts
         pluto, as the package's own start does.
         """
         self._agent = None
-        argv = [ORIGINAL, f"--pidfile=/run/openvswitch/{_TARGET}.pid", "--ike-daemon=libreswan"]
+        argv = [program, f"--pidfile=/run/openvswitch/{_TARGET}.pid", "--ike-daemon=libreswan"]
         # The original's default is the NSS directory of libreswan 3.
         argv += ["--ipsec-d", "/var/lib/ipsec/nss", f"--log-file={ORIGINAL_LOG}"]
         self.run([*argv, "--detach", *flags, _OVSDB], timeout_s=90)

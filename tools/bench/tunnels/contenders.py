@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import ovs.unixctl.client
 
 from tools.bench.tunnels.stage import (
+    OTHER_PSK,
     Stage,
     cpu_s,
     outside_pid,
@@ -26,7 +28,7 @@ _ROLES = ("in", "out")
 
 
 class Contender(Protocol):
-    """What keeps a hub's tunnels up."""
+    """What keeps a node's tunnels up."""
 
     @property
     def name(self) -> str:
@@ -36,16 +38,19 @@ class Contender(Protocol):
     def pattern(self) -> str | None:
         """Of the monitor's command line; None: there is none."""
 
-    def start(self, stage: Stage) -> None:
-        """Begin, with pluto, on a hub that has no encrypted tunnel yet."""
+    def launch(self, node: Node) -> None:
+        """Begin, with pluto, on a node that has no encrypted tunnel yet."""
 
     def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
         """Make it known that these tunnels are to be encrypted."""
 
+    def change(self, stage: Stage, remote: str) -> None:
+        """Make it known that this tunnel has another secret now."""
+
     def remove(self, stage: Stage, remote: str) -> None:
         """Make it known that this tunnel is gone."""
 
-    def restart(self, stage: Stage) -> None:
+    def restart(self, node: Node) -> None:
         """Kill the monitor and start it again; returns when it answers."""
 
 
@@ -55,34 +60,40 @@ class Ours:
     name: str = "ovn-ipsec"
     pattern: str | None = "ovn_ipsec.cli agent"
 
-    def start(self, stage: Stage) -> None:
-        stage.hub.start_pluto()
-        stage.hub.start_agent("--guard-on-unknown=enforce")
+    def launch(self, node: Node) -> None:
+        node.start_pluto()
+        node.start_agent("--guard-on-unknown=enforce")
 
     def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
         stage.encrypt(remotes)
 
+    def change(self, stage: Stage, remote: str) -> None:
+        stage.hub.set_interface(port_name(remote), f'options:psk="{OTHER_PSK}"')
+
     def remove(self, stage: Stage, remote: str) -> None:
         stage.hub.delete_tunnel(port_name(remote))
 
-    def restart(self, stage: Stage) -> None:
-        stage.hub.kill_agent(9)
-        stage.hub.start_agent(*stage.hub.agent_flags)
+    def restart(self, node: Node) -> None:
+        node.kill_agent(9)
+        node.start_agent(*node.agent_flags)
 
 
 class Original(Ours):
-    """The ``ovs-monitor-ipsec`` of the lab's distribution."""
+    """An ``ovs-monitor-ipsec``, unmodified."""
 
-    name = "ovs-monitor-ipsec"
-    pattern = "scripts/ovs-monitor-ipsec"
+    def __init__(self, name: str, program: str) -> None:
+        self.name = name
+        self.pattern = "/".join(Path(program).parts[-2:])
+        self._program = program
 
-    def start(self, stage: Stage) -> None:
-        stage.hub.start_original_monitor()
+    def launch(self, node: Node) -> None:
+        node.start_original_monitor(program=self._program)
 
-    def restart(self, stage: Stage) -> None:
-        stage.hub.kill_all(9, "scripts/ovs-monitor-ipsec")
+    def restart(self, node: Node) -> None:
+        assert self.pattern is not None
+        node.kill_all(9, self.pattern)
         # A pluto that runs is left alone, as in an upgrade of the monitor.
-        stage.hub.start_original_monitor("--no-restart-ike-daemon")
+        node.start_original_monitor("--no-restart-ike-daemon", program=self._program)
 
 
 class Floor:
@@ -91,9 +102,9 @@ class Floor:
     name: str = "floor"
     pattern: str | None = None
 
-    def start(self, stage: Stage) -> None:
-        write_secret(stage.hub)
-        stage.hub.start_pluto()
+    def launch(self, node: Node) -> None:
+        write_secret(node)
+        node.start_pluto()
 
     def encrypt(self, stage: Stage, remotes: Sequence[str]) -> None:
         hub = stage.hub
@@ -105,22 +116,25 @@ class Floor:
         hub.write_file("/etc/ipsec.conf", f"config setup\n\n{text}", 0o600)
         hub.load_connections(*(f"{port_name(r)}-{role}" for r in remotes for role in _ROLES))
 
+    def change(self, stage: Stage, remote: str) -> None:
+        self.remove(stage, remote)
+        write_secret(stage.hub, (stage.hub.ipv4, remote))
+        stage.hub.whack("--rereadsecrets")
+        self.encrypt(stage, [remote])
+
     def remove(self, stage: Stage, remote: str) -> None:
         for role in _ROLES:
             stage.hub.whack("--name", f"{port_name(remote)}-{role}", "--delete", check=False)
 
-    def restart(self, stage: Stage) -> None:
-        raise LookupError(f"{stage.hub.name}: the floor has no monitor")
-
-
-CONTENDERS: tuple[Contender, ...] = (Ours(), Original(), Floor())
+    def restart(self, node: Node) -> None:
+        raise LookupError(f"{node.name}: the floor has no monitor")
 
 
 class Usage:
     """CPU seconds and memory of a monitor between two moments."""
 
-    def __init__(self, stage: Stage, pattern: str) -> None:
-        self._pid = outside_pid(stage.hub, int(pid_inside(stage.hub, pattern)))
+    def __init__(self, node: Node, pattern: str) -> None:
+        self._pid = outside_pid(node, int(pid_inside(node, pattern)))
         self._cpu_s, self._at = cpu_s(self._pid), time.monotonic()
 
     def cpu_s(self) -> float:

@@ -11,10 +11,12 @@ from tools.lab.lab import Lab
 from tools.lab.node import Node
 
 PSK = "bench bench bench bench"
+OTHER_PSK = "another secret for one tunnel"
 IKE = "aes_gcm256-sha2_256-dh31"
 """Cheap for an emulated core, which otherwise needs minutes for the key exchanges alone."""
 ESP = "aes_gcm256"
-_STATES_OF_A_TUNNEL = 4
+STATES_OF_A_TUNNEL = 4
+"""Two child SAs, each one state in and one out."""
 _UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
 
 
@@ -80,10 +82,21 @@ class Stage:
         """
         return self.hub.pluto_log().count(": added IKEv2 connection")
 
+    def spis(self, remote: str) -> set[str]:
+        """Of the hub's states to and from this peer."""
+        lines = self.hub.run(["ip", "xfrm", "state", "list", "nokeys"]).splitlines()
+        found, theirs = set(), False
+        for line in lines:
+            if line.startswith("src "):
+                theirs = remote in line.split()
+            elif theirs and " spi 0x" in line and " 0x00000000 " not in line:
+                found.add(line.split(" spi ")[1].split()[0])
+        return found
+
     def wait_up(self, tunnels: int, timeout_s: float) -> None:
         """Until the hub's kernel has every SA of so many tunnels."""
         wait_until(
-            lambda: self.hub.sa_count() >= _STATES_OF_A_TUNNEL * tunnels,
+            lambda: self.hub.sa_count() >= STATES_OF_A_TUNNEL * tunnels,
             timeout_s,
             f"{tunnels} tunnels up",
             interval_s=0.5,
@@ -105,9 +118,10 @@ def render_connection(name: str, left: str, right: str, role: str, auto: str) ->
     )
 
 
-def write_secret(node: Node) -> None:
-    """One secret for everybody (ipsec.secrets(5))."""
-    node.write_file("/etc/ipsec.secrets", f'%any %any : PSK "{PSK}"\n', 0o600)
+def write_secret(node: Node, changed: tuple[str, str] | None = None) -> None:
+    """One secret for everybody, but for one tunnel, given by its ends (ipsec.secrets(5))."""
+    special = f'{" ".join(changed)} : PSK "{OTHER_PSK}"\n' if changed else ""
+    node.write_file("/etc/ipsec.secrets", f'{special}%any %any : PSK "{PSK}"\n', 0o600)
 
 
 def outside_pid(node: Node, inside: int) -> int:

@@ -10,7 +10,7 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tools.lab.machine.cache import say
@@ -34,6 +34,8 @@ class Session:
     environment: Mapping[str, str]
     interactive: bool = False
     size: Size = Size()
+    extras: Mapping[str, Path] = field(default_factory=dict)
+    """Files that are no part of the project, by their place in the project's copy."""
 
 
 def new_results_directory(suite: str) -> Path:
@@ -56,7 +58,7 @@ def run(session: Session, results: Path, *, prefix: str = "") -> int:
     results.mkdir(parents=True, exist_ok=True)
     (results / "command").write_text(_command(session))
     archive = results / "project.tar"
-    _archive_project(archive)
+    _archive_project(archive, session.extras)
     started = time.monotonic()
     order = Boot(images, archive, results, session.timeout_s, session.size, prefix)
     try:
@@ -90,7 +92,7 @@ def run_native(suite: str, argv: Sequence[str], results: Path) -> int:
     images = build_images(suite, PROJECT)
     results.mkdir(parents=True, exist_ok=True)
     archive = results / "project.tar"
-    _archive_project(archive)
+    _archive_project(archive, {})
     script = Path(__file__).parent / "native.sh"
     words = [script, images.tree, images.python, archive, results, *argv]
     try:
@@ -126,11 +128,13 @@ def _command(session: Session) -> str:
     return "\n".join([*lines, ""])
 
 
-def _archive_project(archive: Path) -> None:
+def _archive_project(archive: Path, extras: Mapping[str, Path]) -> None:
     """The work tree as it is now, so that edits during a run do not change the run."""
     with tarfile.open(archive, "w") as tar:
         for name in _project_files():
             tar.add(PROJECT / name, arcname=name, recursive=False)
+        for name, path in extras.items():
+            tar.add(path, arcname=name)
 
 
 def _project_files() -> list[str]:

@@ -1,0 +1,299 @@
+"""Runs the measurements inside the lab's machine and writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tools.bench.tunnels.churn import measure_churn
+from tools.bench.tunnels.contenders import (
+    Asker,
+    Contender,
+    Floor,
+    Original,
+    Ours,
+    Usage,
+    percentile,
+)
+from tools.bench.tunnels.data_plane import measure_data_plane
+from tools.bench.tunnels.mesh import measure_mesh
+from tools.bench.tunnels.stage import Stage, addresses, write_secret
+from tools.lab.container import PROJECT, LabError, wait_until
+from tools.lab.lab import Lab
+from tools.lab.monitor import ORIGINAL
+
+_SETTLE_S = 5.0
+_DEAD_SETTLE_S = 30.0
+_WORK_LINES = (": added IKEv2 connection", "terminating SAs using")
+"""What pluto logs when it is told to do something; initiations it also begins by itself."""
+PLUTO = "libexec/ipsec/pluto"
+
+
+@dataclass
+class Row:
+    """What one contender did with so many peers. Seconds of the lab's clock."""
+
+    part: str
+    contender: str
+    peers: int
+    values: dict[str, float] = field(default_factory=dict)
+    gave_up: str = ""
+    """What was not done within the limit; nothing was measured after it."""
+
+
+@dataclass
+class Results:
+    """Everything, written again after each row."""
+
+    output: Path
+    versions: dict[str, str]
+    rows: list[Row] = field(default_factory=list)
+
+    def measure(self, row: Row, work: Callable[[Lab], None]) -> None:
+        """Do it in a lab of its own; what goes wrong ends the row, not the run."""
+        print(f"{row.part}: {row.contender}, {row.peers}", flush=True)
+        self.rows.append(row)
+        try:
+            with Lab() as lab:
+                work(lab)
+        except (TimeoutError, LabError, subprocess.TimeoutExpired) as error:
+            row.gave_up = str(error)[:300]
+        print(f"  {json.dumps(row.values)} {row.gave_up}", flush=True)
+        text = json.dumps({"versions": self.versions, "rows": [asdict(row) for row in self.rows]})
+        self.output.write_text(text + "\n")
+
+
+def main(arguments: list[str]) -> int:
+    """0 when everything was tried."""
+    flags = _parser().parse_args(arguments)
+    contenders: list[Contender] = [Ours(), Floor()]
+    most: dict[str, int] = {}
+    for name, program in (("ovs-monitor-ipsec", ORIGINAL), *(flags.newer or ())):
+        contenders.append(Original(name, str(PROJECT / program)))
+        most[name] = flags.original_most
+    results = Results(flags.output, _versions())
+    if "data-plane" in flags.parts:
+        _data_plane(results, flags.seconds)
+    if "churn" in flags.parts:
+        for contender in contenders:
+            if contender.pattern is not None:
+                row = Row("churn", contender.name, 0)
+                results.measure(row, _churn(row, contender, flags.idle))
+    if "hub" in flags.parts:
+        for peers in flags.peers:
+            for contender in contenders:
+                if peers <= most.get(contender.name, peers):
+                    row = Row("hub", contender.name, peers)
+                    results.measure(row, _hub(row, contender, flags.limit, flags.idle))
+    if "mesh" in flags.parts:
+        for size in flags.mesh:
+            row = Row("mesh", "ovn-ipsec", size)
+            results.measure(row, _mesh(row, flags.limit))
+    return 0
+
+
+def _mesh(row: Row, limit_s: float) -> Callable[[Lab], None]:
+    return lambda lab: measure_mesh(lab, row.peers, limit_s, row.values)
+
+
+def _churn(row: Row, contender: Contender, seconds: float) -> Callable[[Lab], None]:
+    return lambda lab: row.values.update(measure_churn(lab, contender, seconds))
+
+
+def _data_plane(results: Results, seconds: float) -> None:
+    rows = {kind: Row("data-plane", kind, 1) for kind in ("plaintext", "static", "ovn-ipsec")}
+
+    def work(lab: Lab) -> None:
+        for kind, values in measure_data_plane(lab, seconds).items():
+            rows[kind].values.update(values)
+
+    results.rows += [rows["plaintext"], rows["static"]]
+    results.measure(rows["ovn-ipsec"], work)
+
+
+def _hub(row: Row, contender: Contender, limit_s: float, idle_s: float) -> Callable[[Lab], None]:
+    return lambda lab: measure_hub(lab, contender, row, limit_s, idle_s)
+
+
+def measure_hub(
+    lab: Lab,
+    contender: Contender,
+    row: Row,
+    limit_s: float,
+    idle_s: float,
+    dead_settle_s: float = _DEAD_SETTLE_S,
+) -> None:
+    """All phases of one hub. Raises TimeoutError when one takes longer than ``limit_s``."""
+    alive = addresses(16, row.peers + 2)
+    dead = addresses(64, row.peers)
+    *first, second_last, last = alive
+    stage = Stage(lab, alive, dead)
+    contender.launch(stage.hub)
+    stage.add_ports([*alive, *dead])
+    time.sleep(_SETTLE_S)
+    _bulk(stage, contender, first, row, limit_s)
+    _idle(stage, contender, row, "idle_core_share", idle_s)
+    row.values |= _rekey_spread(stage)
+    _one_more(stage, contender, second_last, len(first), row, "one_more", limit_s)
+    contender.encrypt(stage, dead)
+    time.sleep(dead_settle_s)
+    _idle(stage, contender, row, "idle_half_dead_core_share", idle_s)
+    tunnels = len(first) + 1
+    _one_more(stage, contender, last, tunnels, row, "one_more_half_dead", limit_s)
+    _one_changed(stage, contender, first[0], row, limit_s)
+    _one_less(stage, contender, last, row, limit_s)
+    _restart(stage, contender, row)
+
+
+def _bulk(
+    stage: Stage, contender: Contender, remotes: list[str], row: Row, limit_s: float
+) -> None:
+    usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
+    asker = Asker(stage.hub, contender.pattern) if contender.pattern else None
+    ike = Usage(stage.hub, PLUTO)
+    if asker is not None:
+        asker.__enter__()
+    wanted = stage.loaded() + 2 * len(remotes)
+    start = time.monotonic()
+    try:
+        contender.encrypt(stage, remotes)
+        wait_until(lambda: stage.loaded() >= wanted, limit_s, "loaded", interval_s=0.5)
+        row.values["loaded_s"] = _since(start)
+        stage.wait_up(len(remotes), limit_s)
+        row.values["up_s"] = _since(start)
+    finally:
+        if asker is not None:
+            asker.__exit__()
+            row.values["queries"] = len(asker.latencies_s)
+            if asker.latencies_s:
+                row.values["query_p99_s"] = round(percentile(asker.latencies_s, 0.99), 3)
+    row.values["pluto_cpu_s"] = round(ike.cpu_s(), 2)
+    row.values["pluto_rss_mb"] = round(ike.rss_mb(), 1)
+    if usage is not None:
+        row.values["bulk_cpu_s"] = round(usage.cpu_s(), 2)
+        row.values["rss_mb"] = round(usage.rss_mb(), 1)
+
+
+def _idle(stage: Stage, contender: Contender, row: Row, name: str, idle_s: float) -> None:
+    time.sleep(_SETTLE_S)
+    ike = Usage(stage.hub, PLUTO)
+    usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
+    time.sleep(idle_s)
+    row.values[f"pluto_{name}"] = round(ike.core_share(), 4)
+    if usage is not None:
+        row.values[name] = round(usage.core_share(), 4)
+
+
+def _rekey_spread(stage: Stage) -> dict[str, float]:
+    """When pluto will rekey its child SAs: how many of them in the fullest minute."""
+    status = stage.hub.whack("--status")
+    due = [int(found) for found in re.findall(r"CHILD_SA\).*?REKEY in (\d+)s", status)]
+    minutes = [each // 60 for each in due]
+    values: dict[str, float] = {"rekeys_known": len(due)}
+    if due:
+        values["rekeys_in_fullest_minute"] = max(minutes.count(minute) for minute in set(minutes))
+        values["rekey_first_s"], values["rekey_last_s"] = min(due), max(due)
+    return values
+
+
+def _one_more(
+    stage: Stage,
+    contender: Contender,
+    remote: str,
+    tunnels: int,
+    row: Row,
+    name: str,
+    limit_s: float,
+) -> None:
+    usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
+    start = time.monotonic()
+    contender.encrypt(stage, [remote])
+    stage.wait_up(tunnels + 1, limit_s)
+    row.values[f"{name}_s"] = _since(start)
+    if usage is not None:
+        row.values[f"{name}_cpu_s"] = round(usage.cpu_s(), 2)
+
+
+def _one_changed(
+    stage: Stage, contender: Contender, remote: str, row: Row, limit_s: float
+) -> None:
+    write_secret(stage.peers, (remote, stage.hub.ipv4))
+    stage.peers.whack("--rereadsecrets")
+    before = stage.spis(remote)
+    start = time.monotonic()
+    contender.change(stage, remote)
+    wait_until(
+        lambda: len(stage.spis(remote) - before) >= len(before),
+        limit_s,
+        "new SAs with the new secret",
+        interval_s=0.5,
+    )
+    row.values["one_changed_s"] = _since(start)
+
+
+def _one_less(stage: Stage, contender: Contender, remote: str, row: Row, limit_s: float) -> None:
+    start = time.monotonic()
+    contender.remove(stage, remote)
+    wait_until(lambda: not stage.spis(remote), limit_s, "the SAs are gone", interval_s=0.5)
+    row.values["one_less_s"] = _since(start)
+
+
+def _restart(stage: Stage, contender: Contender, row: Row) -> None:
+    if contender.pattern is None:
+        return
+
+    def work() -> int:
+        log = stage.hub.pluto_log()
+        return sum(log.count(line) for line in _WORK_LINES)
+
+    time.sleep(_SETTLE_S)
+    before, start = work(), time.monotonic()
+    contender.restart(stage.hub)
+    stage.hub.appctl("ipsec/status", timeout_s=120)
+    row.values["restart_s"] = _since(start)
+    time.sleep(_SETTLE_S)
+    row.values["restart_commands"] = work() - before
+
+
+def _versions() -> dict[str, str]:
+    commands = {
+        "kernel": ["uname", "-r"],
+        "libreswan": ["ipsec", "--version"],
+        "Open vSwitch": ["ovs-vswitchd", "--version"],
+        "Python": [sys.executable, "--version"],
+    }
+    return {
+        name: subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\n")[
+            0
+        ]
+        for name, argv in commands.items()
+    }
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.tunnels.measure")
+    parser.add_argument("--parts", nargs="+", default=["data-plane", "churn", "hub", "mesh"])
+    parser.add_argument("--peers", type=int, nargs="*", default=[10, 40, 100])
+    parser.add_argument("--mesh", type=int, nargs="*", default=[5, 10, 20])
+    parser.add_argument("--newer", nargs=2, action="append", metavar=("NAME", "PROGRAM"))
+    parser.add_argument("--original-most", type=int, default=100, help="peers for the originals")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for a phase")
+    parser.add_argument("--idle", type=float, default=60.0, help="seconds of idling")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a data plane measurement")
+    parser.add_argument("--output", type=Path, default=Path("/results/tunnels.json"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

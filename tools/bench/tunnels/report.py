@@ -1,0 +1,156 @@
+"""Tables and plots of a measurement, for docs/benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+_PHASES = (
+    ("loaded_s", "configuration to all connections loaded, s"),
+    ("up_s", "configuration to all child SAs up, s"),
+    ("one_more_s", "one more peer, all alive, s"),
+    ("one_more_half_dead_s", "one more peer, half of all dead, s"),
+    ("one_changed_s", "one peer's secret changed, s"),
+    ("one_less_s", "one peer removed, s"),
+    ("restart_s", "monitor restarted, true status again, s"),
+    ("restart_commands", "commands that pluto got because of that"),
+    ("bulk_cpu_s", "CPU of the monitor and its children until all is up, s"),
+    ("idle_core_share", "idle, all alive, share of a core"),
+    ("idle_half_dead_core_share", "idle, half dead, share of a core"),
+    ("query_p99_s", "status query while loading, p99, s"),
+    ("rss_mb", "memory of the monitor, MB"),
+    ("pluto_cpu_s", "CPU of pluto until all is up, s"),
+    ("pluto_rss_mb", "memory of pluto, MB"),
+    ("rekeys_in_fullest_minute", "child SAs that rekey in the fullest minute"),
+)
+_PLOTS = (
+    ("loaded_s", "all connections loaded (s)"),
+    ("up_s", "all child SAs up (s)"),
+    ("one_more_half_dead_s", "one more peer, half dead (s)"),
+    ("idle_half_dead_core_share", "idle, half dead (share of a core)"),
+)
+
+
+def write_report(results: Path, docs: Path, command: str) -> None:
+    """Copy the JSON, write tunnels.md and tunnels.png beside it."""
+    docs.mkdir(parents=True, exist_ok=True)
+    text = results.read_text()
+    measured = json.loads(text)
+    (docs / "tunnels.json").write_text(text)
+    (docs / "tunnels.md").write_text(render_report(measured, command))
+    plot(measured["rows"], docs / "tunnels.png")
+
+
+def render_report(measured: dict[str, Any], command: str) -> str:
+    """The page. Everything in it is from the measurement."""
+    rows: list[Row] = measured["rows"]
+    versions = ", ".join(f"{name} {value}" for name, value in measured["versions"].items())
+    parts = [
+        "# What the agent costs, and its originals\n",
+        f"`{command}`\n",
+        f"{versions}. Emulated CPU, about ten times slower than the machine's: compare within a "
+        "table. Each contender has the same hub, peers and cheap key exchange, in turn, in one "
+        "boot; `floor` is one `addconn` of all connections and nobody who watches.\n",
+        "![time and load by number of peers](tunnels.png)\n",
+    ]
+    for peers in sorted({row["peers"] for row in rows if row["part"] == "hub"}):
+        chosen = [row for row in rows if row["part"] == "hub" and row["peers"] == peers]
+        parts.append(f"## {peers} peers\n\n{_table(chosen, _PHASES)}")
+        parts += [
+            f"`{row['contender']}` gave up: {_cell(row['gave_up'])}\n"
+            for row in chosen
+            if row["gave_up"]
+        ]
+    parts += _other(
+        rows,
+        "mesh",
+        "A full mesh, all agents started at once",
+        lambda row: f"{row['peers']} nodes",
+        (
+            ("up_s", "until every pair is encrypted, s"),
+            ("extra_states", "states beyond the needed ones, 20 s later"),
+        ),
+    )
+    parts += _other(
+        rows,
+        "churn",
+        "5,000 unrelated interfaces, 100 changes a second",
+        lambda row: str(row["contender"]),
+        (
+            ("still_core_share", "without changes, share of a core"),
+            ("churn_core_share", "with changes, share of a core"),
+            ("changes_per_s", "changes a second that the database took"),
+            ("rss_mb", "memory, MB"),
+        ),
+    )
+    parts += _other(
+        rows,
+        "data-plane",
+        "What one tunnel carries",
+        lambda row: str(row["contender"]),
+        (("mbit_s", "TCP, Mbit/s"), ("packets_s", "datagrams of 64 bytes a second")),
+    )
+    return "\n".join(parts)
+
+
+def _other(
+    rows: Iterable[Row],
+    part: str,
+    title: str,
+    name: Callable[[Row], str],
+    lines: Sequence[tuple[str, str]],
+) -> list[str]:
+    chosen = [row | {"contender": name(row)} for row in rows if row["part"] == part]
+    if not chosen:
+        return []
+    gave_up = [
+        f"{row['contender']} gave up: {_cell(row['gave_up'])}\n"
+        for row in chosen
+        if row["gave_up"]
+    ]
+    return [f"## {title}\n\n{_table(chosen, lines)}", *gave_up]
+
+
+def _table(rows: Sequence[Row], lines: Sequence[tuple[str, str]]) -> str:
+    names = [str(row["contender"]) for row in rows]
+    text = f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
+    for key, title in lines:
+        if any(key in row["values"] for row in rows):
+            cells = [_number(row["values"].get(key)) for row in rows]
+            text += f"| {title} | {' | '.join(cells)} |\n"
+    return text
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _cell(text: str) -> str:
+    return text.splitlines()[0].replace("|", "\\|")
+
+
+def plot(rows: Sequence[Row], target: Path) -> None:
+    """One picture per quantity, logarithmic both ways."""
+    # Only who measures needs it: the extra "bench".
+    from matplotlib.figure import Figure
+
+    hubs = [row for row in rows if row["part"] == "hub"]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2).flat
+    for ax, (key, title) in zip(axes, _PLOTS, strict=True):
+        for name in dict.fromkeys(row["contender"] for row in hubs):
+            points = [
+                (row["peers"], row["values"][key])
+                for row in hubs
+                if row["contender"] == name and row["values"].get(key)
+            ]
+            if points:
+                ax.plot(*zip(*points, strict=True), marker="o", label=name)
+        ax.set(title=title, xlabel="peers", xscale="log", yscale="log")
+        ax.grid(visible=True, which="both", alpha=0.3)
+    figure.axes[0].legend()
+    figure.savefig(target, dpi=90)
