@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tools.image.containerfile import packages, read_config
+from tools.lab.machine.build import run_program
 from tools.lab.machine.cache import ensure, say
 
 PROJECT = Path(__file__).parents[2]
@@ -26,13 +26,9 @@ _SOURCES = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "ca", "ovn_ip
 _EXCLUDED = ("man", "doc", "locale", "info", "lintian", "bug")
 
 
-class ImageError(Exception):
-    """A program that takes part in the build failed; the message ends with what it said."""
-
-
 def build_image(layout: Path, tag: str) -> None:
-    """Make ``layout`` (replaced if it is there) with one image, tagged. Raises ImageError."""
-    _run([str(_HERE / "install-host-packages.sh")])
+    """Make ``layout`` (replaced if it is there) with one image, tagged. Raises BuildError."""
+    run_program([str(_HERE / "install-host-packages.sh")])
     root = _root()
     builder = _builder()
     layout.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +38,12 @@ def build_image(layout: Path, tag: str) -> None:
         _make_venv(builder, work)
         fresh = work / "layout"
         image = f"{fresh}:{tag}"
-        _run(["umoci", "init", "--layout", str(fresh)])
-        _run(["umoci", "new", "--image", image])
+        run_program(["umoci", "init", "--layout", str(fresh)])
+        run_program(["umoci", "new", "--image", image])
         for layer in (root / "root.tar", work / "venv.tar"):
-            _run(["umoci", "raw", "add-layer", "--image", image, str(layer)])
-        _run(["umoci", "config", "--image", image, *_config_words()])
-        _run(["umoci", "gc", "--layout", str(fresh)])
+            run_program(["umoci", "raw", "add-layer", "--image", image, str(layer)])
+        run_program(["umoci", "config", "--image", image, *_config_words()])
+        run_program(["umoci", "gc", "--layout", str(fresh)])
         shutil.rmtree(layout, ignore_errors=True)
         fresh.rename(layout)
     say(f"image: {layout}:{tag}")
@@ -61,7 +57,7 @@ def _root() -> Path:
 
     def build(target: Path) -> None:
         hook = f'--customize-hook={finish} "$1"'
-        _run(["mmdebstrap", *words, hook, SUITE, str(target / "root.tar")])
+        run_program(["mmdebstrap", *words, hook, SUITE, str(target / "root.tar")])
 
     return ensure(_cache() / f"root-{SUITE}-{key}", "the image's root (about a minute)", build)
 
@@ -70,7 +66,7 @@ def _builder() -> Path:
     words = _bootstrap_words(_BUILDER)
 
     def build(target: Path) -> None:
-        _run(["mmdebstrap", *words, SUITE, str(target / "tree")])
+        run_program(["mmdebstrap", *words, SUITE, str(target / "tree")])
 
     entry = _cache() / f"builder-{SUITE}-{_digest(*words)}"
     return ensure(entry, "the image's builder (about a minute)", build) / "tree"
@@ -104,11 +100,11 @@ def _make_venv(builder: Path, work: Path) -> None:
         else:
             shutil.copy(origin, source / name)
     shutil.copy(_HERE / "make-venv.sh", source / "make-venv.sh")
-    _run(
+    run_program(
         ["unshare", "--mount", "--pid", "--fork", str(_HERE / "in-builder.sh"), str(builder)]
         + [str(source), str(output), "/src/make-venv.sh", "/src", "/opt/ovn-ipsec"]
     )
-    _run(
+    run_program(
         ["tar", "--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
         + ["--directory", str(output), "--transform=s,^\\./,opt/,", "--file"]
         + [str(work / "venv.tar"), "./ovn-ipsec"]
@@ -132,18 +128,3 @@ def _cache() -> Path:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-
-
-def _run(argv: Sequence[str]) -> None:
-    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PATH": search},
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ImageError(f"{argv[0]} failed with {done.returncode}:\n{done.stdout[-4000:]}")

@@ -8,11 +8,12 @@ import signal
 import sys
 from pathlib import Path
 
+from tools.lab.machine.build import BuildError
 from tools.lab.machine.cache import say
 from tools.lab.machine.qemu import Size
 from tools.lab.machine.recipe import SUITES
 from tools.lab.machine.report import empty_tiers, read_junit
-from tools.lab.machine.rootfs import BuildError, build_images
+from tools.lab.machine.rootfs import build_images
 from tools.lab.machine.session import (
     PROJECT,
     Session,

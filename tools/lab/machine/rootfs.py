@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.lab.machine.build import run_program
 from tools.lab.machine.cache import cache_dir, ensure
 from tools.lab.machine.kernel import unpack_kernel
 from tools.lab.machine.recipe import python_recipe, root_recipe
@@ -31,14 +30,10 @@ class Images:
     python: Path
 
 
-class BuildError(Exception):
-    """A tool that builds an image failed; the message ends with what it printed last."""
-
-
 def build_images(suite: str, project: Path) -> Images:
     """The images for one Debian suite and the project's requirements, from the cache if it can.
 
-    Raises BuildError.
+    Raises BuildError (tools.lab.machine.build).
     """
     recipe = root_recipe(suite, (_FINISH,))
     root = ensure(
@@ -60,7 +55,7 @@ def build_images(suite: str, project: Path) -> Images:
 def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
     tree = target / "tree"
     excluded = ("man", "doc", "locale", "info", "lintian", "bug")
-    _run(
+    run_program(
         [
             "mmdebstrap",
             "--mode=root",
@@ -85,7 +80,7 @@ def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
 def _build_python(tree: Path, requirements: Sequence[str], target: Path) -> None:
     venv = target / "venv"
     venv.mkdir()
-    _run(
+    run_program(
         ["unshare", "--mount", "--pid", "--fork"]
         + [str(_INSTALL_PYTHON), str(tree), str(venv), *requirements],
     )
@@ -98,7 +93,7 @@ def _pack(tree: Path, image: Path) -> None:
     sizes = [path.lstat().st_size for path in tree.rglob("*")]
     blocks = sum(-(-size // 4096) * 4096 for size in sizes)
     size_mib = (blocks + len(sizes) * 512) * 11 // 10 // _MIB + 32
-    _run(
+    run_program(
         [
             "mke2fs",
             "-q",
@@ -113,18 +108,3 @@ def _pack(tree: Path, image: Path) -> None:
         ]
         + ["-N", str(len(sizes) + 1000), "-d", str(tree), str(image), f"{size_mib}M"],
     )
-
-
-def _run(argv: list[str]) -> None:
-    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PATH": search},
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BuildError(f"{argv[0]} failed with {done.returncode}:\n{done.stdout[-4000:]}")
