@@ -11,7 +11,7 @@ from typing import Any
 from ovn_ipsec.model.causes import Cause, CauseCode
 from ovn_ipsec.model.conns import GuardCounters, GuardMode, OwnCertificate
 from ovn_ipsec.model.snapshot import ActiveConnection, GuardStatus, TunnelState, TunnelStatus
-from ovn_ipsec.status.report import json_tunnels
+from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.web.merge import read_status
 from ovn_ipsec.web.model import NodeReport
 from tests.control_fake import VIEW, make_snapshot

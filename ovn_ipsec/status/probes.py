@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import ReadyWhen
-from ovn_ipsec.status import report
+from ovn_ipsec.status.json_report import JsonValue, json_tunnels
 from ovn_ipsec.status.readiness import json_readiness, readiness, render_readiness, started
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Answer:
 
     ok: bool
     text: str
-    value: Mapping[str, report.JsonValue]
+    value: Mapping[str, JsonValue]
 
 
 class Probes:
@@ -130,7 +130,7 @@ class Probes:
 
     def _status(self, now_s: float) -> Answer:
         self._watched.want_fresh()
-        return Answer(True, "", report.json_tunnels(self._watched.snapshot(), now_s) or {})
+        return Answer(True, "", json_tunnels(self._watched.snapshot(), now_s) or {})
 
 
 class Answers(Protocol):

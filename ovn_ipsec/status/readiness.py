@@ -20,7 +20,7 @@ from ovn_ipsec.model.snapshot import (
     TunnelStatus,
 )
 from ovn_ipsec.settings import ReadyWhen
-from ovn_ipsec.status.report import JsonValue
+from ovn_ipsec.status.json_report import JsonValue
 from ovn_ipsec.status.snapshot import SILENCE_S
 
 ANSWERED_FOR_S = 60.0

@@ -16,6 +16,7 @@ import ovs.version
 import ovn_ipsec
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.status import report
+from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.unixctl import Call, Command, ControlServer
 
 REFRESH_TIMEOUT_S = 60.0
@@ -97,7 +98,7 @@ class _Answers:
         snapshot, now_s = self._look()
         name = argv[0] if argv else None
         if call.wants_json:
-            value = report.json_tunnels(snapshot, now_s, name)
+            value = json_tunnels(snapshot, now_s, name)
             if value is not None:
                 call.reply_json(value)
                 return

@@ -24,7 +24,8 @@ from ovn_ipsec.model.snapshot import (
     TunnelStatus,
 )
 from ovn_ipsec.status.causes import diagnose
-from ovn_ipsec.status.report import json_tunnels, render_tunnels
+from ovn_ipsec.status.json_report import json_tunnels
+from ovn_ipsec.status.report import render_tunnels
 
 REMOTE = "192.0.2.7"
 VIEW = TunnelView(

@@ -28,8 +28,8 @@ from ovn_ipsec.model.snapshot import (
     TunnelStatus,
 )
 from ovn_ipsec.status.command import ALL_ENCRYPTED, NOT_ALL, UNREACHABLE, run_status
+from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.overview import build_overview, render_age, render_bytes
-from ovn_ipsec.status.report import json_tunnels
 from ovn_ipsec.status.serve import serve_control
 from ovn_ipsec.status.table import render
 from tests.control_fake import VIEW, FakeAgent, make_snapshot

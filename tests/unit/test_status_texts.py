@@ -28,9 +28,9 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
 )
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState
+from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.report import (
     ike_unknown,
-    json_tunnels,
     render_ipsec_status,
     render_tunnels,
     render_xfrm_policies,
