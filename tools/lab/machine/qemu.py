@@ -143,12 +143,22 @@ def _run_interactive(argv: Sequence[str]) -> None:
             subprocess.check_call([stty, saved])
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def kill_machines() -> None:
+    """End every machine at once; whoever waits for one gets no exit status from it."""
+    for machine in list(_running):
+        machine.kill()
+
+
 def _run_logged(argv: Sequence[str], order: Boot) -> None:
     machine = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     )
     timer = threading.Timer(order.timeout_s, _give_up, (machine, order.timeout_s))
     timer.start()
+    _running.add(machine)
     try:
         assert machine.stdout is not None
         with (order.results / "console.log").open("wb") as log:
@@ -160,6 +170,7 @@ def _run_logged(argv: Sequence[str], order: Boot) -> None:
             _show(pending + b"\n" if pending else b"", order.prefix)
     finally:
         timer.cancel()
+        _running.discard(machine)
         machine.kill()
         machine.wait()
 
