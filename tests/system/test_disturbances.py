@@ -139,8 +139,9 @@ def test_rekey_loses_at_most_what_is_in_flight(pair: Pair, what: str) -> None:
     for name in _connections(pair.a):
         pair.a.whack("--name", name, what, check=False)
     settle(4)
-    # A packet under way when its old SA is deleted: libreswan's own, and rare.
-    assert pair.traffic.lost(start) <= 2
+    # libreswan's own: the responder sends through a new SA before the initiator has installed it.
+    # The emulated machine takes up to a quarter of a second for that, at 20 packets/s each way.
+    assert pair.traffic.lost(start) <= 10
 
 
 @BOTH_ENDS
