@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import time
@@ -64,7 +63,7 @@ def measure_churn(lab: Lab, contender: Contender, seconds: float) -> dict[str, f
         time.sleep(seconds)
         still = usage.core_share()
         usage = Usage(node, contender.pattern)
-        changes = _change(database, names, seconds)
+        changes = _change(database, seconds)
         return {
             "still_core_share": round(still, 4),
             "churn_core_share": round(usage.core_share(), 4),
@@ -94,30 +93,40 @@ def _add(database: _Database, names: list[str]) -> None:
             },
         ]
         ports.append(["named-uuid", f"p{number}"])
-    bridge = {
+    database.transact(*operations, _mutation("insert", ports))
+
+
+def _mutation(mutator: str, ports: list[list[str]]) -> object:
+    return {
         "op": "mutate",
         "table": "Bridge",
         "where": [["name", "==", "br0"]],
-        "mutations": [["ports", "insert", ["set", ports]]],
+        "mutations": [["ports", mutator, ["set", ports]]],
     }
-    database.transact(*operations, bridge)
 
 
-def _change(database: _Database, names: list[str], seconds: float) -> int:
+def _change(database: _Database, seconds: float) -> int:
+    """Ports that come and go, as pods do: every change is one row more or less."""
     began, changes = time.monotonic(), 0
-    for name in itertools.cycle(names):
+    port: list[str] | None = None
+    while True:
         due = began + changes / CHANGES_PER_S
-        if due >= began + seconds:
-            return changes
         time.sleep(max(0.0, due - time.monotonic()))
         if time.monotonic() >= began + seconds:
             return changes
-        # What a CNI plugin and vswitchd write for a pod's port.
-        row = {
-            "external_ids": ["map", [["iface-id", f"pod-{changes}"]]],
-            "statistics": ["map", [["rx_packets", changes], ["tx_packets", changes]]],
-        }
-        where = [["name", "==", name]]
-        database.transact({"op": "update", "table": "Interface", "where": where, "row": row})
+        if port is None:
+            port = database.transact(*_insertion(f"pod{changes}"))[1]["uuid"]
+        else:
+            database.transact(_mutation("delete", [port]))
+            port = None
         changes += 1
-    return changes
+
+
+def _insertion(name: str) -> list[object]:
+    interface = {"name": name, "external_ids": ["map", [["iface-id", name]]]}
+    port = {"name": name, "interfaces": ["named-uuid", "i"]}
+    return [
+        {"op": "insert", "table": "Interface", "row": interface, "uuid-name": "i"},
+        {"op": "insert", "table": "Port", "row": port, "uuid-name": "p"},
+        _mutation("insert", [["named-uuid", "p"]]),
+    ]

@@ -25,7 +25,7 @@ from tools.bench.tunnels.contenders import (
 from tools.bench.tunnels.data_plane import measure_data_plane
 from tools.bench.tunnels.mesh import measure_mesh
 from tools.bench.tunnels.stage import Stage, addresses, write_secret
-from tools.lab.container import PROJECT, LabError, wait_until
+from tools.lab.container import PROJECT, CommandError, LabError, wait_until
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 
@@ -33,7 +33,7 @@ _SETTLE_S = 5.0
 _DEAD_SETTLE_S = 30.0
 _WORK_LINES = (": added IKEv2 connection", "terminating SAs using")
 """What pluto logs when it is told to do something; initiations it also begins by itself."""
-PLUTO = "libexec/ipsec/pluto"
+PLUTO = "^/usr/libexec/ipsec/pluto"
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _idle(stage: Stage, contender: Contender, row: Row, name: str, idle_s: float
 def _rekey_spread(stage: Stage) -> dict[str, float]:
     """When pluto will rekey its child SAs: how many of them in the fullest minute."""
     status = stage.hub.whack("--status")
-    due = [int(found) for found in re.findall(r"CHILD_SA\).*?REKEY in (\d+)s", status)]
+    due = [int(found) for found in re.findall(r"ESTABLISHED_CHILD_SA .*?REKEY in (\d+)s", status)]
     minutes = [each // 60 for each in due]
     values: dict[str, float] = {"rekeys_known": len(due)}
     if due:
@@ -256,10 +256,18 @@ def _restart(stage: Stage, contender: Contender, row: Row) -> None:
     time.sleep(_SETTLE_S)
     before, start = work(), time.monotonic()
     contender.restart(stage.hub)
-    stage.hub.appctl("ipsec/status", timeout_s=120)
+    wait_until(lambda: _answers(stage), 120, "a true status", interval_s=0.2)
     row.values["restart_s"] = _since(start)
     time.sleep(_SETTLE_S)
     row.values["restart_commands"] = work() - before
+
+
+def _answers(stage: Stage) -> bool:
+    """Whether the monitor knows how its tunnels are: ours says so when it does not yet."""
+    try:
+        return bool(stage.hub.appctl("ipsec/status", timeout_s=120))
+    except CommandError:
+        return False
 
 
 def _versions() -> dict[str, str]:
