@@ -10,6 +10,9 @@ from pathlib import Path
 from tools.lab.container import Container
 from tools.lab.netns import socket_in
 
+PATIENT = "-vtimeval:off"
+"""For Open vSwitch's programs, whose output is parsed: no complaint about a slow machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnderlayAddress:

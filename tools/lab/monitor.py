@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from tools.lab.container import PROJECT, CommandError, wait_until
-from tools.lab.host import Host
+from tools.lab.host import PATIENT, Host
 
 AGENT_LOG = "/var/log/openvswitch/ovn-ipsec.log"
 ORIGINAL_LOG = "/var/log/openvswitch/ovs-monitor-ipsec.log"
@@ -79,7 +79,7 @@ class MonitorHost(Host):
 
     def appctl(self, *arguments: str, timeout_s: float = 20) -> str:
         """The real ``ovs-appctl -t ovs-monitor-ipsec ...``; CommandError on an error reply."""
-        return self.run(["ovs-appctl", "-t", _TARGET, *arguments], timeout_s=timeout_s)
+        return self.run(["ovs-appctl", PATIENT, "-t", _TARGET, *arguments], timeout_s=timeout_s)
 
     def wait_for_monitor(self, timeout_s: float = 60) -> None:
         """Until an agent, whichever, answers on the control socket."""

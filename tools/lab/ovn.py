@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.lab.container import wait_until
-from tools.lab.host import Host
+from tools.lab.host import PATIENT, Host
 from tools.lab.node import Node
 from tools.lab.ovs import OVSDB, InnerAddress
 
@@ -45,10 +45,10 @@ class Ovn:
 
     def nbctl(self, *arguments: str) -> str:
         """``ovn-nbctl``; with ``--wait=hv`` it returns when every chassis has caught up."""
-        return self.central.run(["ovn-nbctl", "--timeout=60", *arguments], timeout_s=90)
+        return self.central.run(["ovn-nbctl", PATIENT, "--timeout=60", *arguments], timeout_s=90)
 
     def sbctl(self, *arguments: str) -> str:
-        return self.central.run(["ovn-sbctl", "--timeout=60", *arguments], timeout_s=90)
+        return self.central.run(["ovn-sbctl", PATIENT, "--timeout=60", *arguments], timeout_s=90)
 
     def join(self, node: Node, *, encapsulation: str = "geneve") -> None:
         """Start ovn-controller on a node (and Open vSwitch, unless it runs)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lab.container import LabError
-from tools.lab.host import Host
+from tools.lab.host import PATIENT, Host
 
 OVSDB = "unix:/run/openvswitch/db.sock"
 
@@ -83,7 +83,7 @@ class OvsHost(Host):
 
     def vsctl(self, *arguments: str) -> str:
         """``ovs-vsctl``; waits until ovs-vswitchd has applied the change."""
-        return self.run(["ovs-vsctl", "--timeout=60", *arguments], timeout_s=90)
+        return self.run(["ovs-vsctl", PATIENT, "--timeout=60", *arguments], timeout_s=90)
 
     def add_bridge(self, name: str = "br0", *, inner: InnerAddress | None = None) -> None:
         """A bridge that learns and floods; with `inner`, its own port has that overlay address."""
@@ -158,11 +158,11 @@ class OvsHost(Host):
         # Tunnel ports are counted when revalidators read the datapath's flows.
         self.ovs_appctl("ovs-vswitchd", "revalidator/wait")
         bridge = self.vsctl("iface-to-br", port).strip()
-        return rx_packets(self.run(["ovs-ofctl", "dump-ports", bridge, port]))
+        return rx_packets(self.run(["ovs-ofctl", PATIENT, "dump-ports", bridge, port]))
 
     def ovs_appctl(self, target: str, *arguments: str, timeout_s: float = 20) -> str:
         """``ovs-appctl -t TARGET ...``; CommandError when the target answers with an error."""
-        return self.run(["ovs-appctl", "-t", target, *arguments], timeout_s=timeout_s)
+        return self.run(["ovs-appctl", PATIENT, "-t", target, *arguments], timeout_s=timeout_s)
 
     def _inner(self) -> InnerAddress:
         if self.inner is None:

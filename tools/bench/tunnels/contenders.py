@@ -25,6 +25,7 @@ from tools.lab.node import Node
 
 _QUERIES = ("tunnels/show", "ipsec/status")
 _ROLES = ("in", "out")
+_LOAD_TIMEOUT_S = 600
 
 
 class Contender(Protocol):
@@ -114,7 +115,9 @@ class Floor:
             for role in _ROLES
         )
         hub.write_file("/etc/ipsec.conf", f"config setup\n\n{text}", 0o600)
-        hub.load_connections(*(f"{port_name(r)}-{role}" for r in remotes for role in _ROLES))
+        # Of the connections of this file, which are new: it would replace those of the same name.
+        argv = ["/usr/libexec/ipsec/addconn", "--config", "/etc/ipsec.conf", "--autoall"]
+        hub.run([*argv, "--ctlsocket", "/run/pluto/pluto.ctl"], timeout_s=_LOAD_TIMEOUT_S)
 
     def change(self, stage: Stage, remote: str) -> None:
         self.remove(stage, remote)
