@@ -21,7 +21,7 @@ _EXTRA = "newest-original"
 def main(arguments: list[str]) -> int:
     """The exit status of the measurement; its words go to it as they are."""
     flags, words = _parser().parse_known_args(arguments)
-    if flags.report_only is not None:
+    if flags.report_only:
         write_report(flags.report_only, flags.docs, flags.command)
         return 0
     version, script = fetch_newest_original()
@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> int:
     status = run(session, results)
     if status == 0:
         said = shlex.join(["python", "-m", "tools.bench.tunnels", *words])
-        write_report(results / "tunnels.json", flags.docs, f"{datetime.now(UTC):%Y-%m-%d}: {said}")
+        measured = [results / "tunnels.json"]
+        write_report(measured, flags.docs, f"{datetime.now(UTC):%Y-%m-%d}: {said}")
     return status
 
 
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Everything else goes to tools.bench.tunnels.measure.",
     )
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs" / "benchmarks")
-    parser.add_argument("--report-only", type=Path, metavar="JSON", help="of an earlier run")
+    parser.add_argument(
+        "--report-only", type=Path, nargs="+", metavar="JSON", help="of earlier runs"
+    )
     parser.add_argument("--command", default="", help="with --report-only: what was run, and when")
     return parser
 

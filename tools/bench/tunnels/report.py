@@ -35,12 +35,12 @@ _PLOTS = (
 )
 
 
-def write_report(results: Path, docs: Path, command: str) -> None:
-    """Copy the JSON, write tunnels.md and tunnels.png beside it."""
+def write_report(results: Sequence[Path], docs: Path, command: str) -> None:
+    """Write what was measured, in one run or several, as tunnels.json, tunnels.md, tunnels.png."""
     docs.mkdir(parents=True, exist_ok=True)
-    text = results.read_text()
-    measured = json.loads(text)
-    (docs / "tunnels.json").write_text(text)
+    runs = [json.loads(each.read_text()) for each in results]
+    measured = runs[-1] | {"rows": [row for run in runs for row in run["rows"]]}
+    (docs / "tunnels.json").write_text(json.dumps(measured, indent=1) + "\n")
     (docs / "tunnels.md").write_text(render_report(measured, command))
     plot(measured["rows"], docs / "tunnels.png")
 
