@@ -341,7 +341,7 @@ class _Contexts:
             context = await asyncio.to_thread(self.reload)
             self._well = True
             return context
-        except Exception:  # noqa: BLE001 (nor must one end the renewals)
+        except Exception:
             self._well = False
             _LOG.exception("The server's certificate cannot be renewed or loaded")
             if self._context is None:

@@ -76,7 +76,7 @@ class Response:
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class _Refused(Exception):  # noqa: N818 (an answer, not a malfunction)
+class _Refused(Exception):
     """The request is not read to its end."""
 
     def __init__(self, status: HTTPStatus) -> None:

@@ -33,11 +33,11 @@ class ApiError(CaError):
     """The API server did not do what was asked."""
 
 
-class ApiUnreachable(ApiError):  # noqa: N818 (what it is)
+class ApiUnreachable(ApiError):
     """No answer: refused, reset, timed out. What was asked may have been done or not."""
 
 
-class ApiRefused(ApiError):  # noqa: N818 (an answer)
+class ApiRefused(ApiError):
     """An answer that is not 2xx."""
 
     def __init__(self, what: str, status: int, message: str) -> None:

@@ -26,7 +26,7 @@ _KEYS = "keys"
 _KEY_PREFIX = "key."
 
 
-class NotLeader(StoreError):  # noqa: N818 (what it is)
+class NotLeader(StoreError):
     """Another process has taken the state over."""
 
 

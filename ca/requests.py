@@ -64,7 +64,7 @@ class ByNode:
 Requester = ByToken | ByCertificate | ByOperator | ByNode
 
 
-class RequestDenied(CaError):  # noqa: N818 (an answer, not a malfunction)
+class RequestDenied(CaError):
     """The policy says no. Asking again with the same request cannot help."""
 
     def __init__(self, reasons: tuple[str, ...]) -> None:
@@ -73,7 +73,7 @@ class RequestDenied(CaError):  # noqa: N818 (an answer, not a malfunction)
         """Every reason, not only the first."""
 
 
-class CaBusy(CaError):  # noqa: N818
+class CaBusy(CaError):
     """Not now: a rate limit or the cap on waiting requests. Nothing was recorded or used up."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:

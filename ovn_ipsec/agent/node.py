@@ -426,7 +426,7 @@ class Agent:
         try:
             self._parts.ike.cleanup()
         except DriverError as error:
-            _log.error("Not everything could be removed; another exit goes on with it: %s", error)  # noqa: TRY400  the message is for an operator
+            _log.error("Not everything could be removed; another exit goes on with it: %s", error)
         observed = read(self._parts.nss.observe)
         if not isinstance(observed, Unobserved):
             made = plan(

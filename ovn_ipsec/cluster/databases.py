@@ -39,7 +39,7 @@ class Northbound:
         update = _mutation("NB_Global", "options", GUARD_OPTION, stage)
         _transact(self._remote, _NB, [update])
 
-    def set_ipsec(self, on: bool) -> None:  # noqa: FBT001 (the column's own name and type)
+    def set_ipsec(self, on: bool) -> None:
         """``NB_Global:ipsec``."""
         update = {"op": "update", "table": "NB_Global", "where": [], "row": {"ipsec": on}}
         _transact(self._remote, _NB, [update])

@@ -43,7 +43,8 @@ def load() -> ctypes.CDLL:
     nss.PK11_FindCertFromNickname.argtypes = (ctypes.c_char_p, pointer)
     nss.PK11_FindCertFromNickname.restype = pointer
     # What `certutil --rename` calls; exported under this name.
-    getattr(nss, "__PK11_SetCertificateNickname").argtypes = (pointer, ctypes.c_char_p)  # noqa: B009 - Python would mangle it
+    # By getattr: Python would mangle a name that begins with two underscores.
+    getattr(nss, "__PK11_SetCertificateNickname").argtypes = (pointer, ctypes.c_char_p)
     nss.SEC_DeletePermCertificate.argtypes = (pointer,)
     nss.CERT_DestroyCertificate.argtypes = (pointer,)
     return nss
@@ -54,7 +55,7 @@ def act(nss: ctypes.CDLL, certificate: int, verb: str, nickname: bytes) -> int:
     if verb == "delete":
         return 1 if nss.SEC_DeletePermCertificate(certificate) else 0
     if verb == "label":
-        rename = getattr(nss, "__PK11_SetCertificateNickname")  # noqa: B009 - as above
+        rename = getattr(nss, "__PK11_SetCertificateNickname")
         return 1 if rename(certificate, nickname) else 0
     # NSS keeps one object per certificate, so the same one has the same address.
     found = nss.PK11_FindCertFromNickname(nickname, None)

@@ -315,7 +315,7 @@ def build_courier(settings: EnrollSettings) -> DropDirectory | KubernetesWay | N
     if settings.cluster is not None:
         # Not at the top: the client is an extra, large, and of no use on other ways.
         try:
-            from ovn_ipsec.identity.kubernetes_api import ClusterApi  # noqa: PLC0415
+            from ovn_ipsec.identity.kubernetes_api import ClusterApi
         except ImportError as error:
             raise SettingsError(
                 f"--kubernetes: {error}; install it with: pip install 'ovn-ipsec[kubernetes]'"

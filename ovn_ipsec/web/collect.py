@@ -186,7 +186,7 @@ def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
     except ValueError:
         raise ValueError("its answer is no JSON") from None
     if not isinstance(status, dict) or not isinstance(status.get("tunnels"), list):
-        raise ValueError("its owner answers as another program does")  # noqa: TRY004  no caller's mistake
+        raise ValueError("its owner answers as another program does")
     return status
 
 

@@ -120,7 +120,7 @@ class Chassis:
         self.switch = LocalSwitch(self.remote)
         self.agent = PlayedAgent(self.switch)
         agent = ("127.0.0.1", self.agent.server.server_port)
-        self.follower = Follower(self.switch, None, agent, time.time)  # noqa: TID251 (report's date)
+        self.follower = Follower(self.switch, None, agent, time.time)
 
     def vsctl(self, *words: str) -> str:
         command = ["ovs-vsctl", f"--db={self.remote}", "--timeout=20", *words]
@@ -160,7 +160,7 @@ class Ovn:
                 chassis.follower.look()
             time.sleep(0.2)
 
-        clock = time.time  # noqa: TID251 (the reports' clock)
+        clock = time.time
         roll_out = RollOut(Northbound(self.nb), self.southbound, clock, self.said.append, ignored)
         return roll_out.reach(goal, lambda: next(left, None) is None, sleep)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_requests_during_a_series_of_kills_get_one_certificate_each(cluster: Clu
     names = []
     for round_number in range(4):
         replica = cluster.signer()
-        wait_for(lambda replica=replica: replica.said("answering requests"))  # type: ignore[misc]
+        wait_for(partial(replica.said, "answering requests"))
         names += [cluster.ask(node.identity, node.chassis_id) for node in cluster.nodes]
         time.sleep(0.02 * round_number)
         replica.kill()

@@ -79,7 +79,8 @@ class Api:
         self, namespace: str, name: str, version: str, wait_s: int
     ) -> Iterator[Json]:
         assert version == "7"
-        yield {"type": "MODIFIED", "object": {"data": self.data | {"crl.pem": "list 2"}}}  # type: ignore[operator]
+        assert self.data is not None
+        yield {"type": "MODIFIED", "object": {"data": self.data | {"crl.pem": "list 2"}}}
 
 
 @pytest.fixture
@@ -157,7 +158,8 @@ def test_news_of_roots_is_passed_on_and_ends_the_wait_for_lists(
     other = Authority.create("other", kind=KeyType.P256)
     api.data = {"ca-bundle.pem": (other.pem + DESK.authority.pem).decode()}
     assert node.lists(NOBODY, found.tag) is None and len(heard) == 2
-    assert node.roots().signing_root == node.heard.signing_root  # type: ignore[union-attr]
+    assert node.heard is not None
+    assert node.roots().signing_root == node.heard.signing_root
     api.data = {"ca-bundle.pem": "no certificate"}
     with pytest.raises(EnrolmentError, match="key ca-bundle.pem: this is no readable bundle"):
         node.roots()

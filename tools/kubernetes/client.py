@@ -27,7 +27,7 @@ _CLUSTER_WIDE = frozenset(
 )
 
 
-class Refused(Exception):  # noqa: N818 (an answer)
+class Refused(Exception):
     """The API server's answer is not 2xx."""
 
     def __init__(self, status: int, message: str) -> None:
