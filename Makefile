@@ -8,11 +8,12 @@
 #                         manifests; the image
 #   make docs       the documentation as a site in build/site, warnings are errors; man pages checked
 #   make test-web   the cluster view in headless Chromium, which is installed if it is missing
+#   make test-web-lab  the scenarios of the lab, then its cluster view's pages in Chromium
 #   make web-picture  its picture for the documentation
 #   make test-kubelet  DaemonSet and signer on a real kubelet with containerd, which is kept, too
 #   make image      the container image as an OCI layout in build/image, without registry or daemon
 #   make contract   the drivers against the real programs
-#   make monitoring alert rules and dashboard with promtool
+#   make monitoring alert rules in a running Prometheus, dashboard against Grafana's types
 #   make system     the lab part alone: make system LAB_ROOT=trixie TESTS=tests/system/test_lab.py
 #   make bench      tunnels: ours, the originals and the floor, in the lab; writes docs/benchmarks
 #   make demo       what the project does, shown on two nodes
@@ -33,7 +34,7 @@ STAMP := $(VENV)/.installed
 LAB := $(PYTHON) -m tools.lab --root $(LAB_ROOT) --timeout $(TIMEOUT_S)
 
 .PHONY: check check-code check-tests-1 check-tests-2 format test test-all test-kubernetes test-kubelet docs test-web \
-  web-picture image bench contract monitoring system demo lab-shell lab-build lab-host clean
+  test-web-lab web-picture image bench contract monitoring system demo lab-shell lab-build lab-host clean
 
 check: $(STAMP)
 	$(MAKE) --jobs=3 --output-sync=target check-code check-tests-1 check-tests-2
@@ -52,7 +53,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check docs monitoring test-web test-kubernetes contract system
+test: check docs monitoring test-web test-kubernetes contract test-web-lab
 
 test-all: check test-kubelet
 	for root in bookworm trixie; do \
@@ -78,6 +79,9 @@ docs: $(STAMP)
 test-web: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/web
 
+test-web-lab: $(STAMP) system
+	LAB_PAGES=lab-results/latest-$(LAB_ROOT) $(BIN)/python -m pytest -q tests/weblab
+
 web-picture: $(STAMP)
 	WEB_PICTURE=docs/images/cluster.png $(BIN)/python -m pytest -q tests/web -k styled
 
@@ -96,7 +100,8 @@ image:
 contract: lab-host
 	$(LAB) pytest --native tests/contract
 
-# Alert rules and dashboard with Debian's promtool, which is unpacked below ~/.cache/ovn-ipsec.
+# Debian's prometheus and promtool, and Grafana's types with a TypeScript compiler: all are put
+# below ~/.cache/ovn-ipsec once.
 monitoring: $(STAMP)
 	$(BIN)/python -m pytest -q tests/monitoring
 

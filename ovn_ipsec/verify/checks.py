@@ -15,6 +15,7 @@ from ovn_ipsec.model.conns import (
 )
 from ovn_ipsec.status.overview import Overview, PeerRow
 from ovn_ipsec.verify.packets import Kind
+from ovn_ipsec.verify.ways import Probed, Way
 
 CLOSED = frozenset({GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS})
 
@@ -40,12 +41,15 @@ class Found:
     states: Sequence[KernelState]
     seconds: float
     counts: Mapping[tuple[str, Kind, bool], int] = field(default_factory=dict)
+    probed: Mapping[Way, Probed] | None = None
+    """None: nobody asked for probes."""
 
 
 def judge(found: Found) -> tuple[Check, ...]:
     """Every check, in the order in which people read them."""
     tunnels = [_tunnel(row, found) for row in found.overview.rows]
-    return (_guard(found.guard), *tunnels, _sent(found), _received(found))
+    probes = [] if found.probed is None else _probes(found, found.probed)
+    return (_guard(found.guard), *tunnels, *probes, _sent(found), _received(found))
 
 
 def tunnel_ports(policies: Collection[KernelPolicy]) -> frozenset[int]:
@@ -98,6 +102,39 @@ def _lacking(policies: Sequence[KernelPolicy], peer: str) -> str | None:
         if (protocol, dport, sport) not in out:
             return f"no policy towards {peer} for {protocol} from port {dport} to port {sport}"
     return None
+
+
+def _probes(found: Found, probed: Mapping[Way, Probed]) -> list[Check]:
+    checks = []
+    for row in found.overview.rows:
+        peer, name = _address(row.address), f"probe {row.tunnel}"
+        ways = {way: told for way, told in probed.items() if way.peer == peer}
+        if not ways:
+            why = f"not sent: the kernel has no policy towards {row.address}"
+            checks.append(Check(name, ok=False, reason=why))
+            continue
+        esp = found.counts.get((peer, Kind.ESP, True), 0)
+        each = [_probe(way, told, esp) for way, told in ways.items()]
+        ok = all(good for good, _ in each)
+        checks.append(Check(name, ok=ok, reason="; ".join(sorted(text for _, text in each))))
+    return checks
+
+
+def _probe(way: Way, probed: Probed, esp: int) -> tuple[bool, str]:
+    where = way.protocol if way.port is None else f"{way.protocol} port {way.port}"
+    if not probed.sent:
+        return False, f"none could be sent to {where}: {probed.error or 'no time'}"
+    if esp < probed.sent:
+        return False, f"{probed.sent} sent to {where}, but {esp} ESP packets left for {way.peer}"
+    if not probed.back:
+        return False, (
+            f"{probed.sent} left as ESP to {where}, none came back: the peer answers only while "
+            "ovn-ipsec verify --probe runs there, too"
+        )
+    return True, (
+        f"{probed.back} of {probed.sent} to {where} came back through it, the fastest in "
+        f"{probed.best_s * 1000:.1f} ms"
+    )
 
 
 def _sent(found: Found) -> Check:

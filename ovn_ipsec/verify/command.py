@@ -16,6 +16,8 @@ from ovn_ipsec.status.overview import build_overview
 from ovn_ipsec.verify.capture import capture
 from ovn_ipsec.verify.checks import Found, judge, tunnel_ports
 from ovn_ipsec.verify.kernel import read_policies, read_states
+from ovn_ipsec.verify.probe import Prober
+from ovn_ipsec.verify.ways import probe_ways
 
 PASSED, FAILED, UNREACHABLE = 0, 3, 4
 TUNNEL_PORTS = frozenset({6081, 4789})
@@ -31,6 +33,11 @@ def verify_parser() -> StrictParser:
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--seconds", type=float, default=5.0, help="to capture (default: 5)")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also send probes through each tunnel, and answer those of peers that do the same",
+    )
     parser.add_argument("--socket", metavar="FILE", help="the agent's control socket")
     return parser
 
@@ -50,13 +57,23 @@ def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
     before = guard.counters()
     ports = TUNNEL_PORTS | tunnel_ports(read_policies())
     peers = {row.address for row in overview.rows}
-    counts = capture(peers, ports, flags.seconds)
-    met = (before, guard.counters())
-    checks = judge(
-        Found(
-            overview, guard.observe(), met, read_policies(), read_states(), flags.seconds, counts
-        )
+    prober = Prober(probe_ways(read_policies(), peers), flags.seconds) if flags.probe else None
+    try:
+        counts = capture(peers, ports, flags.seconds)
+    finally:
+        if prober is not None:
+            prober.close()
+    found = Found(
+        overview,
+        guard.observe(),
+        (before, guard.counters()),
+        read_policies(),
+        read_states(),
+        flags.seconds,
+        counts,
+        prober.probed if prober is not None else None,
     )
+    checks = judge(found)
     ok = all(check.ok for check in checks)
     if flags.json:
         told = [{"name": c.name, "ok": c.ok, "reason": c.reason} for c in checks]

@@ -22,12 +22,6 @@ FILES = PROJECT / "manifests/monitoring"
 METRIC = re.compile(r"\bovn_ipsec_[a-z_]+\b")
 
 
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    script = PROJECT / "tools/monitoring/install-promtool.sh"
-    return subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
 def run(promtool: str, *words: str, stdin: str | None = None) -> None:
     done = subprocess.run(
         [promtool, *words], input=stdin, text=True, capture_output=True, cwd=FILES

@@ -20,6 +20,7 @@ from ovn_ipsec.model.conns import (
 from ovn_ipsec.status.overview import Overview, PeerRow
 from ovn_ipsec.verify.checks import Check, Found, judge, tunnel_ports
 from ovn_ipsec.verify.packets import Kind, classify
+from ovn_ipsec.verify.ways import Probed, Way, parse_probe, probe_ways
 
 HERE, PEER = "192.0.2.1", "192.0.2.7"
 ROW = PeerRow("tun", "b", PEER, "encrypted", True, True, 1, 1, "", None, None, 0, 0)
@@ -115,6 +116,42 @@ def test_gre_needs_one_policy_each_way() -> None:
     assert failed(replace(GOOD, policies=both)) == []
     assert tunnel_ports(both) == frozenset()
     assert tunnel_ports(POLICIES) == {6081}
+
+
+WAY = Way(HERE, PEER, "udp", 6081)
+
+
+def test_only_what_a_policy_covers_is_probed() -> None:
+    gre = KernelPolicy("2001:db8:0::1/128", "2001:db8::7/128", "gre", None, None, "out")
+    other = policy(HERE, "192.0.2.8", None, 6081, "out")
+    assert probe_ways(POLICIES | {gre, other}, {PEER, "2001:db8::7"}) == {
+        WAY,
+        Way("2001:db8::1", "2001:db8::7", "gre", None),
+    }
+    assert probe_ways(frozenset(), {PEER}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("probed", "ok", "reason"),
+    [
+        ({WAY: Probed(sent=9, back=7, best_s=0.0123)}, True, "7 of 9 to udp port 6081 came back"),
+        ({WAY: Probed(sent=9)}, False, "9 left as ESP to udp port 6081, none came back"),
+        ({WAY: Probed(sent=10, back=10)}, False, "10 sent to udp port 6081, but 9 ESP packets"),
+        ({WAY: Probed(error="Operation not permitted")}, False, "Operation not permitted"),
+        ({}, False, f"not sent: the kernel has no policy towards {PEER}"),
+    ],
+)
+def test_probe_passes_only_when_it_left_as_esp_and_came_back(
+    probed: dict[Way, Probed], ok: bool, reason: str
+) -> None:
+    checks = {check.name: check for check in judge(replace(GOOD, probed=probed))}
+    assert checks["probe tun"].ok is ok
+    assert reason in checks["probe tun"].reason
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_probe_is_taken_for_none(payload: bytes) -> None:
+    assert parse_probe(payload) is None
 
 
 def ipv4(protocol: int, payload: bytes, fragment: int = 0) -> bytes:

@@ -1,0 +1,1 @@
+"""What the cluster view served in the lab (tests/system/test_web.py), in a browser."""
