@@ -21,7 +21,13 @@ class Diagnosis:
         wanted = any(not tunnel.up for tunnel in snapshot.tunnels)
         evidence = self._log.read(generation, now_s, wanted=wanted)
         before = self._explained
-        if before is None or snapshot.tunnels is not before[0] or evidence != before[1]:
+        if (
+            before is None
+            or snapshot.tunnels is not before[0]
+            or evidence != before[1]
+            # The same again, which is news to readiness.
+            or evidence.unauthenticated_s != before[1].unauthenticated_s
+        ):
             snapshot = diagnose(snapshot, evidence)
             self._explained = (snapshot.tunnels, evidence)
         return snapshot

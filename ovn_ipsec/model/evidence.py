@@ -63,6 +63,23 @@ IKE_SYMPTOMS = frozenset(Symptom) - {
 }
 """What an established IKE SA disproves. The others may concern its child SAs."""
 
+UNAUTHENTICATED = frozenset(
+    {
+        Symptom.REJECTED,
+        Symptom.PEER_REFUSED,
+        Symptom.PSK_DIFFERS,
+        Symptom.PSK_ABSENT,
+        Symptom.ISSUER_UNKNOWN,
+        Symptom.PEER_EXPIRED,
+        Symptom.PEER_REVOKED,
+        Symptom.PEER_NAME,
+        Symptom.PEER_CERTIFICATE,
+        Symptom.AUTH_METHOD,
+    }
+)
+"""The peer is there and speaks IKE, and one end does not take the other's word for who it is.
+A refused offer is not among these: a node that has just booted may know no connection yet."""
+
 _WEIGHT = {
     Symptom.SILENT: 0,
     Symptom.AUTH_SILENT: 0,
@@ -107,6 +124,13 @@ class Evidence:
     of this node is for."""
     problem: str | None = None
     """Why the log cannot be read; causes are then less specific."""
+
+    @property
+    def unauthenticated_s(self) -> float | None:
+        """When an authentication last failed; None: none that is known."""
+        failures = self.failures.values()
+        seen = (each.seen_s for each in failures if each.symptom in UNAUTHENTICATED)
+        return max(seen, default=None)
 
 
 _VERSIONED = re.compile(r"(.+?)(?:-(?:in|out))?-[0-9]+", re.DOTALL)

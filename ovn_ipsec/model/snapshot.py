@@ -122,6 +122,9 @@ class TunnelStatus:
     """When it had last waited for long (``status.snapshot.SILENCE_S``)."""
     lost_at_s: float | None = None
     """When it ceased to be encrypted; None: it is, or has not been since the agent started."""
+    refused_at_s: float | None = None
+    """When pluto's log last told, while it was down, that one end does not authenticate the
+    other; None: it has not."""
     encrypted_before: bool = False
     """There were SAs with the peer when the agent started, and it has not been up since."""
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 
 from ovn_ipsec.model.causes import Cause, CauseCode, code_of
 from ovn_ipsec.model.conns import GuardMode
-from ovn_ipsec.model.evidence import Evidence, Failure, Symptom, connection_stem
+from ovn_ipsec.model.evidence import (
+    UNAUTHENTICATED,
+    Evidence,
+    Failure,
+    Symptom,
+    connection_stem,
+)
 from ovn_ipsec.model.snapshot import Snapshot, Subject, TunnelState, TunnelStatus
 
 Code = CauseCode
@@ -42,8 +48,19 @@ class _Node:
 
 
 def _with_cause(tunnel: TunnelStatus, node: _Node) -> TunnelStatus:
-    cause = _cause(tunnel, node)
-    return tunnel if cause == tunnel.cause else replace(tunnel, cause=cause)
+    cause, refused_at_s = _cause(tunnel, node), _refused_at_s(tunnel, node.evidence)
+    if (cause, refused_at_s) == (tunnel.cause, tunnel.refused_at_s):
+        return tunnel
+    return replace(tunnel, cause=cause, refused_at_s=refused_at_s)
+
+
+def _refused_at_s(tunnel: TunnelStatus, evidence: Evidence) -> float | None:
+    if tunnel.up or tunnel.state is not TunnelState.CONFIGURED:
+        return None
+    failure = _failure(tunnel, evidence)
+    if failure is None or failure.symptom not in UNAUTHENTICATED:
+        return tunnel.refused_at_s
+    return max(failure.seen_s, tunnel.refused_at_s or failure.seen_s)
 
 
 def _cause(tunnel: TunnelStatus, node: _Node) -> Cause | None:

@@ -199,8 +199,8 @@ def _judge(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float, *, proven: bo
         return PeerState.INVALID
     if tunnel.state is TunnelState.INIT or tunnel.unloaded:
         return PeerState.NOT_LOADED
-    heard_s = tunnel.answered_at_s
-    if tunnel.answering or (heard_s is not None and now_s - heard_s < ANSWERED_FOR_S):
+    heard = (tunnel.answered_at_s, tunnel.refused_at_s)
+    if tunnel.answering or any(s is not None and now_s - s < ANSWERED_FOR_S for s in heard):
         return PeerState.ANSWERING
     if tunnel.encrypted_before:
         since_s = snapshot.first_complete_s or now_s
@@ -215,11 +215,16 @@ def _is_silent(tunnel: TunnelStatus, snapshot: Snapshot, now_s: float) -> bool:
         tunnel.silent_at_s,
         tunnel.lost_at_s,
     )
-    return (
-        (since_s is not None and snapshot.taken_at_s - since_s >= SILENCE_S)
-        or (silent_at_s is not None and now_s - silent_at_s < SILENT_FOR_S)
-        or (lost_at_s is not None and now_s - lost_at_s < GRACE_S)
-    )
+
+    def believed(at_s: float | None, for_s: float) -> bool:
+        """Not once the peer has been heard of again."""
+        refused_s = tunnel.refused_at_s
+        if at_s is None or (refused_s is not None and refused_s >= at_s):
+            return False
+        return now_s - at_s < for_s
+
+    waits = since_s is not None and snapshot.taken_at_s - since_s >= SILENCE_S
+    return waits or believed(silent_at_s, SILENT_FOR_S) or believed(lost_at_s, GRACE_S)
 
 
 def _described(tunnel: TunnelStatus) -> str:

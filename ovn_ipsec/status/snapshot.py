@@ -243,10 +243,11 @@ def _with_silence(
     """
     if status.encrypted or not status.missing:
         return status
-    since_s = silent_at_s = lost_at_s = None
+    since_s = silent_at_s = lost_at_s = refused_at_s = None
     if before is not None and previous is not None:
         lost_at_s = now_s if before.encrypted else before.lost_at_s
         since_s, silent_at_s = before.unanswered_since_s, before.silent_at_s
+        refused_at_s = before.refused_at_s
         if since_s is not None and previous.taken_at_s - since_s >= SILENCE_S:
             silent_at_s = previous.taken_at_s
     if not ike.waits(_connections(status, wanted)) or status.answering:
@@ -254,7 +255,11 @@ def _with_silence(
     elif since_s is None:
         since_s = now_s
     return replace(
-        status, unanswered_since_s=since_s, silent_at_s=silent_at_s, lost_at_s=lost_at_s
+        status,
+        unanswered_since_s=since_s,
+        silent_at_s=silent_at_s,
+        lost_at_s=lost_at_s,
+        refused_at_s=refused_at_s,
     )
 
 
@@ -264,6 +269,7 @@ def _as_before(status: TunnelStatus, before: TunnelStatus) -> TunnelStatus:
         unanswered_since_s=before.unanswered_since_s,
         silent_at_s=before.silent_at_s,
         lost_at_s=before.lost_at_s,
+        refused_at_s=before.refused_at_s,
         unloaded=before.unloaded,
         answering=before.answering,
         answered_at_s=before.answered_at_s,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ovn_ipsec.agent.diagnosis import Diagnosis
 from ovn_ipsec.drivers import pluto_log
 from ovn_ipsec.drivers.pluto_log import MOST_BYTES, PlutoLog, log_file
 from ovn_ipsec.model.evidence import Symptom
+from tests.unit.test_metrics import down, node
 
 REJECTED = '"t-out-1" #1: IKE SA authentication request rejected by peer: AUTHENTICATION_FAILED\n'
 DIFFERS = (
@@ -142,3 +144,14 @@ def test_log_file_is_found_in_the_configuration_and_what_it_includes(tmp_path: P
     included.write_text("config setup\n    logfile = /run/other.log\n")
     assert log_file(None, conf) == Path("/run/other.log")
     assert log_file(None, tmp_path / "absent") is None
+
+
+def test_same_refusal_once_more_is_news_to_readiness(file: Path, log: PlutoLog) -> None:
+    diagnosis = Diagnosis(log)
+    snapshot = node(down("t"))
+    for now_s in (100.0, 107.0):
+        with file.open("a") as more:
+            more.write(REJECTED)
+        snapshot = diagnosis.explain(snapshot, "1", now_s)
+        assert snapshot.tunnels[0].refused_at_s == now_s
+    assert diagnosis.explain(snapshot, "1", 110.0) is snapshot

@@ -23,8 +23,10 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
+from ovn_ipsec.model.evidence import Evidence, Failure, Symptom
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import ReadyWhen
+from ovn_ipsec.status.causes import diagnose
 from ovn_ipsec.status.readiness import (
     PATIENCE_S,
     PeerState,
@@ -66,6 +68,7 @@ class Node:
         self.now_s = 100.0
         self.snapshot: Snapshot | None = None
         self.versions = {one.name: 1 for one in tunnels if one.config}
+        self.evidence = Evidence()
 
     def look(self, ike: ObservedIke | Unobserved, after_s: float = 1.0) -> Readiness:
         self.now_s += after_s
@@ -78,7 +81,13 @@ class Node:
             now_s=self.now_s,
             wall=WALL,
         )
+        self.snapshot = diagnose(self.snapshot, self.evidence)
         return self.verdict()
+
+    def log(self, number: int, symptom: Symptom) -> None:
+        """What pluto's log tells of a tunnel at the next look, a second later."""
+        failure = Failure(symptom, "", self.now_s + 1)
+        self.evidence = Evidence({f"ovn-{number}": failure})
 
     def verdict(self, when: ReadyWhen = ReadyWhen.ANSWERING) -> Readiness:
         assert self.snapshot is not None
@@ -172,6 +181,39 @@ def test_peer_that_answers_and_is_not_encrypted_makes_the_node_unready() -> None
         assert verdict.named(PeerState.ANSWERING)
         node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=60)
         assert node.look(pluto(up=(1,), loaded=(2,), sas=[trying(2)]), after_s=4).ready
+
+
+def test_peer_that_was_silent_and_now_refuses_by_the_log_is_not_silent_any_more() -> None:
+    node = Node(tunnel(1), tunnel(2))
+    dead = pluto(up=(1,), loaded=(2,), sas=[trying(2)])
+    gone = pluto(up=(1,), loaded=(2,))
+    node.look(dead)
+    assert node.look(dead, after_s=10).ready
+    node.log(2, Symptom.REJECTED)
+    verdict = node.look(gone)
+    assert verdict.named(PeerState.ANSWERING)
+    # Nor later: the silence was before the refusal.
+    assert node.look(gone, after_s=90).named(PeerState.UNCLEAR)
+    # Until it is silent again, and without power.
+    node.evidence = Evidence()
+    node.look(dead, after_s=100)
+    assert node.look(dead, after_s=4).ready
+
+
+def test_refusal_right_after_the_loss_of_a_tunnel_is_no_loss_of_power() -> None:
+    node = Node(tunnel(1), tunnel(2))
+    assert node.look(pluto(up=(1, 2))).ready
+    gone = pluto(up=(1,), loaded=(2,))
+    assert node.look(gone).ready
+    # It boots, and does not know its connections yet.
+    node.log(2, Symptom.OFFER_REFUSED)
+    assert node.look(gone).ready
+    node.log(2, Symptom.ISSUER_UNKNOWN)
+    assert not node.look(gone).ready
+    assert node.look(pluto(up=(1, 2))).ready
+    # That is over: what the log said before counts no more.
+    node.evidence = Evidence()
+    assert node.look(gone).ready
 
 
 def test_peers_of_before_the_restart_are_waited_for() -> None:
