@@ -62,7 +62,7 @@ class Prober:
         self._sockets.close()
 
     def _run(self) -> None:
-        next_s = time.monotonic()
+        next_s = time.monotonic() + _PERIOD_S  # when who counts packets has begun
         while not self._stop.is_set():
             now_s = time.monotonic()
             if now_s >= next_s:

@@ -60,8 +60,8 @@ def test_probes_come_back_while_the_peer_probes_too_and_only_then(
 ) -> None:
     left, right = two.ends
     ends = ("2001:db8::1", "2001:db8::2") if ipv6 else (left.address, right.address)
-    other = start(right.enter, ends[1], ends[0], "6")
-    mine = start(left.enter, ends[0], ends[1], "3")
+    other = start(right.enter, ends[1], ends[0], "8")
+    mine = start(left.enter, ends[0], ends[1], "5")
     told: dict[str, Any] = json.loads(mine.communicate(timeout=60)[0])
     assert set(told) == {"udp 6081", "udp 4789", "gre None"}
     assert all(sent >= 3 and back >= 2 and not error for sent, back, error in told.values()), told
