@@ -32,7 +32,8 @@ pytestmark = pytest.mark.system
 
 WITHIN_S = 90.0
 TLS_PORT = 9182
-VIEW = ("127.0.0.1", 9181)
+AGENT_PORT, VIEW_PORT = 9180, 9181
+"""On loopback, as they are by default."""
 LINK = re.compile(r'href="(/[^"#]*)"')
 
 
@@ -61,7 +62,7 @@ def cluster() -> Iterator[Cluster]:
                 "--no-restart-ike-daemon",
                 "--report-status",
                 f"--status-tls={node.ipv4}:{TLS_PORT}",
-                *(("--http=127.0.0.1:9180",) if node.name == "b" else ()),
+                f"--http=127.0.0.1:{AGENT_PORT}",
             )
         for one in nodes:
             for other in nodes:
@@ -99,6 +100,20 @@ def test_rows_of_real_agents_say_what_is_encrypted_and_why_not(cluster: Cluster)
         wait_until(said, WITHIN_S, f"{node.name}: {port} is one of {words}", interval_s=1)
 
 
+def test_peer_that_refuses_makes_the_node_unready_and_nobody_else(cluster: Cluster) -> None:
+    # pluto forgets such an IKE SA at once, so that hardly a look sees it: its log tells.
+    refuses = "1 tunnel answers IKE and is not encrypted: tun-c"
+    wait_until(
+        lambda: refuses in _fetch(cluster.a, AGENT_PORT, "/readyz")["body"],
+        WITHIN_S,
+        "a says that c answers",
+        interval_s=1,
+    )
+    assert _fetch(cluster.a, AGENT_PORT, "/readyz")["status"] == 503
+    ready = _fetch(cluster.b, AGENT_PORT, "/readyz")
+    assert ready["status"] == 200, ready["body"]
+
+
 def test_view_of_real_nodes_is_served_and_its_pages_are_kept(cluster: Cluster) -> None:
     view = cluster.b
     argv = [sys.executable, "-m", "ovn_ipsec.cli", "web", "--period=2", f"--peers={TLS_PORT}"]
@@ -123,7 +138,7 @@ def test_view_of_real_nodes_is_served_and_its_pages_are_kept(cluster: Cluster) -
 
 def _settled(view: Node) -> bool:
     try:
-        cluster = json.loads(_fetch(view, "/cluster.json")["body"])
+        cluster = json.loads(_fetch(view, VIEW_PORT, "/cluster.json")["body"])
     except OSError:
         return False
     states = {"".join(pair["nodes"]): pair["state"] for pair in cluster["pairs"]}
@@ -143,17 +158,17 @@ def _crawl(view: Node) -> dict[str, dict[str, Any]]:
     while todo:
         path = todo.pop()
         if path not in pages:
-            pages[path] = _fetch(view, path)
+            pages[path] = _fetch(view, VIEW_PORT, path)
             todo += LINK.findall(pages[path]["body"])
     assert all(page["status"] == 200 for page in pages.values())
     return pages
 
 
-def _fetch(view: Node, path: str) -> dict[str, Any]:
+def _fetch(node: Node, port: int, path: str) -> dict[str, Any]:
     """A page as it is on the wire. OSError."""
-    with socket_in(view.netns, socket.AF_INET, socket.SOCK_STREAM) as plain:
+    with socket_in(node.netns, socket.AF_INET, socket.SOCK_STREAM) as plain:
         plain.settimeout(20)
-        plain.connect(VIEW)
+        plain.connect(("127.0.0.1", port))
         plain.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         head, _, body = _read(plain).partition(b"\r\n\r\n")
     status, *headers = head.decode().split("\r\n")
