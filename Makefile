@@ -80,7 +80,7 @@ test-web: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/web
 
 test-web-lab: $(STAMP) system
-	LAB_PAGES=lab-results/latest-$(LAB_ROOT) $(BIN)/python -m pytest -q tests/weblab
+	LAB_PAGES=$(or $(LAB_RESULTS),lab-results)/latest-$(LAB_ROOT) $(BIN)/python -m pytest -q tests/weblab
 
 web-picture: $(STAMP)
 	WEB_PICTURE=docs/images/cluster.png $(BIN)/python -m pytest -q tests/web -k styled
