@@ -65,7 +65,12 @@ def test_probes_go_out_as_esp_and_come_back_only_from_a_peer_that_probes_too(lab
         assert "left as ESP" in reason and "none came back" in reason
     assert [name for name, (passed, _) in told.items() if not passed] == []
 
+    mark = lab.wire.mark()
     peer = b.popen(verify("--seconds=90"), stdout=subprocess.PIPE, environment=ENVIRONMENT)
+    probing = 2 * len(KINDS)
+    wait_until(
+        lambda: lab.wire.count(Kind.ESP, since=mark) >= probing, 60, "b probes", interval_s=1
+    )
     code, told = run(a)
     assert code == 0, told
     for kind in KINDS:
