@@ -62,7 +62,11 @@ class Results:
         self.rows.append(row)
         try:
             with Lab() as lab:
-                work(lab)
+                try:
+                    work(lab)
+                except Exception:
+                    lab.dump(self.output.parent / f"{row.part}-{row.contender}-{row.peers}")
+                    raise
         except (TimeoutError, LabError, subprocess.TimeoutExpired) as error:
             row.gave_up = str(error)[:300]
         print(f"  {json.dumps(row.values)} {row.gave_up}", flush=True)
@@ -78,6 +82,8 @@ def main(arguments: list[str]) -> int:
     for name, program in (("ovs-monitor-ipsec", ORIGINAL), *(flags.newer or ())):
         contenders.append(Original(name, str(PROJECT / program)))
         most[name] = flags.original_most
+    if flags.only:
+        contenders = [each for each in contenders if each.name in flags.only]
     results = Results(flags.output, _versions())
     if "data-plane" in flags.parts:
         _data_plane(results, flags.seconds)
@@ -295,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=int, nargs="*", default=[10, 40, 100])
     parser.add_argument("--mesh", type=int, nargs="*", default=[5, 10, 20])
     parser.add_argument("--newer", nargs=2, action="append", metavar=("NAME", "PROGRAM"))
+    parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="default: all")
     parser.add_argument("--original-most", type=int, default=100, help="peers for the originals")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for a phase")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds of idling")
