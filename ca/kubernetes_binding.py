@@ -17,7 +17,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 USAGES = ("ipsec tunnel",)
-CHASSIS_ANNOTATION = "k8s.ovn.org/node-chassis-id"
 _EXTRA = "authentication.kubernetes.io/"
 _ACCOUNT = "system:serviceaccount:"
 _OVN_NODE = "system:ovn-node:"

@@ -29,7 +29,17 @@ def add_arguments(add: Callable[..., argparse.Action]) -> None:
         metavar="NAMESPACE/NAME",
         help=f"of the nodes' agents; may be given several times ({_AGENTS})",
     )
-    add("--inventory", metavar="NAMESPACE/NAME", help="ConfigMap that maps Nodes to chassis ids")
+    add(
+        "--chassis-annotation",
+        metavar="NAME",
+        default="k8s.ovn.org/node-chassis-id",
+        help="of Nodes, with their chassis id (%(default)s)",
+    )
+    add(
+        "--inventory",
+        metavar="NAMESPACE/NAME",
+        help="ConfigMap that maps Nodes to chassis ids, instead of annotations",
+    )
     add("--bundle", default="ovn-ipsec-ca", help="ConfigMap for nodes to read (%(default)s)")
     add("--name", help="common name of the roots, when there is no authority yet")
 
@@ -66,7 +76,13 @@ def serve(
     except ImportError as error:
         raise _missing(error) from error
     options = kubernetes_serve.Options(
-        flags.signer_name, namespace, name, flags.bundle, accounts, inventory
+        flags.signer_name,
+        namespace,
+        name,
+        flags.bundle,
+        accounts,
+        flags.chassis_annotation,
+        inventory,
     )
     kubernetes_serve.serve(options, new_authority, clock, serials)
 

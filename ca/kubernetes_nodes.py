@@ -11,7 +11,6 @@ from typing import Protocol
 from ca.csr import read_csr
 from ca.kubernetes_api import Api, Json, NotFound, path_of
 from ca.kubernetes_binding import (
-    CHASSIS_ANNOTATION,
     Asked,
     Nobody,
     NodeName,
@@ -38,10 +37,11 @@ class Chassis(Protocol):
 
 
 class Annotations:
-    """Chassis ids as Nodes' annotations say: ovnkube-node writes them."""
+    """Chassis ids as an annotation of Nodes says, which the node's part of the platform writes."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, annotation: str) -> None:
         self._api = api
+        self._annotation = annotation
         self._mutex = threading.Lock()
         self._ids: dict[str, str] = {}
         self._watched = Watched(api, path_of("nodes"), {}, self._seen, self._gone)
@@ -64,10 +64,10 @@ class Annotations:
             found = self._api.get(path_of("nodes", name=node))
         except NotFound:
             return "", f"there is no Node {node}"
-        chassis_id = _annotated(found)
+        chassis_id = self._annotated(found)
         return (
             chassis_id,
-            "" if chassis_id else f"Node {node} has no annotation {CHASSIS_ANNOTATION}",
+            "" if chassis_id else f"Node {node} has no annotation {self._annotation}",
         )
 
     def claimants(self, chassis_id: str) -> frozenset[str]:
@@ -77,11 +77,14 @@ class Annotations:
 
     def _seen(self, node: Json) -> None:
         with self._mutex:
-            self._ids[node["metadata"]["name"]] = _annotated(node)
+            self._ids[node["metadata"]["name"]] = self._annotated(node)
 
     def _gone(self, node: Json) -> None:
         with self._mutex:
             self._ids.pop(node["metadata"]["name"], None)
+
+    def _annotated(self, node: Json) -> str:
+        return str((node["metadata"].get("annotations") or {}).get(self._annotation, "")).strip()
 
 
 class InventoryMap:
@@ -143,10 +146,6 @@ class Nodes:
             return Nobody(f"pod {who.namespace}/{who.name} is another one than the token's")
         node = pod["spec"].get("nodeName", "")
         return NodeName(node) if node else Nobody(f"pod {who.namespace}/{who.name} has no Node")
-
-
-def _annotated(node: Json) -> str:
-    return str((node["metadata"].get("annotations") or {}).get(CHASSIS_ANNOTATION, "")).strip()
 
 
 def _holders(ids: dict[str, str], chassis_id: str) -> frozenset[str]:

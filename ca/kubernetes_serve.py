@@ -49,8 +49,10 @@ class Options:
     """Name of the ConfigMap that nodes read."""
     accounts: frozenset[str]
     """The agents' ServiceAccounts, as NAMESPACE/NAME."""
+    annotation: str
+    """Of Nodes, with their chassis id."""
     inventory: tuple[str, str] | None
-    """Namespace and name of a ConfigMap that says which Node is which chassis."""
+    """Namespace and name of a ConfigMap that says so instead."""
 
 
 class Replica:
@@ -148,7 +150,7 @@ class Replica:
         publisher.publish()  # before the first certificate: who gets one must know its root
         chassis: Annotations | InventoryMap
         if options.inventory is None:
-            chassis = annotations = Annotations(api)
+            chassis = annotations = Annotations(api, options.annotation)
             self._start(partial(annotations.run, stop))
             while not annotations.wait_listed(1.0):
                 if stop.is_set():

@@ -18,6 +18,7 @@ from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
 
 DEFAULT_COMMAND_TIMEOUT_S = 120
 DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
+_FOLLOW = "follow"
 _PORTS_FORM = "a comma-separated list such as udp/4789,gre"
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
@@ -213,7 +214,7 @@ def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
         "--guard-mode",
         metavar="MODE",
         default=GuardMode.ENFORCE.value,
-        help=f"{_choices(GuardMode)} (default: %(default)s)",
+        help=f"{_choices(GuardMode)}; {_FOLLOW}: as --guard-follow (default: %(default)s)",
     )
     add(
         "--guard-follow",
@@ -280,6 +281,9 @@ def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
 
 def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
     database = namespace.database or ""
+    mode, follow = namespace.guard_mode, namespace.guard_follow
+    if mode == _FOLLOW:
+        mode, follow = GuardMode.ENFORCE, True
     if not database:
         violations.append("DATABASE: missing; e.g. unix:/run/openvswitch/db.sock")
     elif not database.startswith(DATABASE_METHODS):
@@ -296,8 +300,8 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
         ipsec_ctl=namespace.ipsec_ctl or None,
         use_default_crypto=namespace.use_default_crypto,
         command_timeout_s=_seconds("--command-timeout", namespace.command_timeout, violations),
-        guard_mode=_member(GuardMode, "--guard-mode", namespace.guard_mode, violations),
-        guard_follow=namespace.guard_follow,
+        guard_mode=_member(GuardMode, "--guard-mode", mode, violations),
+        guard_follow=follow,
         guard_on_unknown=_member(
             OnUnknown, "--guard-on-unknown", namespace.guard_on_unknown, violations
         ),

@@ -40,6 +40,7 @@ class RenderSettings:
     image: str | None
     underlay_mtu: int | None
     underlay_ipv6: bool
+    staged_roll_out: bool
 
 
 def render_parser() -> StrictParser:
@@ -55,6 +56,7 @@ def render_parser() -> StrictParser:
     add("--image", metavar="REF", help="image of our pods, e.g. registry.example/ovn-ipsec:0.1.0")
     add("--underlay-mtu", metavar="BYTES", help="of the network between the nodes")
     add("--underlay-ipv6", action="store_true", help="tunnels run over IPv6")
+    add("--staged-roll-out", action="store_true", help="IPsec is switched by ovn-ipsec cluster")
     return parser
 
 
@@ -78,13 +80,16 @@ def parse_render_arguments(argv: Sequence[str]) -> RenderSettings:
         image=flags.image,
         underlay_mtu=None if mtu is None else int(mtu),
         underlay_ipv6=flags.underlay_ipv6,
+        staged_roll_out=flags.staged_roll_out,
     )
 
 
 def render(settings: RenderSettings) -> list[str]:
     """Write the files; returns advice. Raises RenderError with all that is wrong at once."""
     network = load_network(settings)
-    installation = Installation(network, settings.platform, settings.image)
+    installation = Installation(
+        network, settings.platform, settings.image, staged_roll_out=settings.staged_roll_out
+    )
     source = settings.manifest.name
     texts = {
         "kustomization.yaml": render_kustomization(installation, source),

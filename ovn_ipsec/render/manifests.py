@@ -24,15 +24,18 @@ class Installation:
     platform: Platform
     image: str | None = None
     """Such as ``registry.example/ovn-ipsec:0.1.0``; None: as the base has it."""
+    staged_roll_out: bool = False
+    """IPsec is switched on and off by ``ovn-ipsec cluster``."""
 
 
 def settings(installation: Installation) -> dict[str, str]:
     """The keys of the ConfigMap ``ovn-ipsec-settings`` that differ from the base's.
 
-    A cluster that is installed with IPsec has no plaintext tunnel to spare: closed at once.
+    A cluster that is installed with IPsec has no plaintext tunnel to spare: closed at once. One
+    that switches it on later begins with nothing else.
     """
     port = installation.network.geneve_port
-    found = {"guard-on-unknown": "enforce"}
+    found = {"guard-on-unknown": "audit" if installation.staged_roll_out else "enforce"}
     if port != DEFAULT_GENEVE_PORT:
         found["guard-ports"] = f"udp/{port}"
     return found
@@ -49,8 +52,10 @@ def render_kustomization(installation: Installation, source: str) -> str:
     if mode is Mode.DISABLED:
         return "\n".join([*lines, "- base/namespace.yaml"]) + "\n"
     lines.append(f"- overlays/{installation.platform}")
-    if mode is Mode.EXTERNAL:
-        lines += ["components:", "- components/host-libreswan"]
+    components = ["host-libreswan"] if mode is Mode.EXTERNAL else []
+    components += ["staged-roll-out"] if installation.staged_roll_out else []
+    if components:
+        lines += ["components:", *(f"- components/{name}" for name in components)]
     lines += ["configMapGenerator:", "- name: ovn-ipsec-settings", "  namespace: ovn-ipsec"]
     lines += ["  behavior: merge", "  literals:"]
     lines += [f"  - {key}={value}" for key, value in sorted(settings(installation).items())]
@@ -67,6 +72,7 @@ def render_values(installation: Installation, source: str) -> str:
     lines = [
         _HEADER.format(source=json.dumps(source)) + f"mode: {installation.network.mode}",
         f"platform: {installation.platform}",
+        f"stagedRollOut: {json.dumps(installation.staged_roll_out)}",
         "settings:",
     ]
     found = sorted(settings(installation).items())

@@ -34,7 +34,14 @@ class OneRequest:
         self._database = str(params[0])
         self._question = ovs.jsonrpc.Message.create_request(method, list(params))
         self._connection: Any = None
-        code, self._stream = ovs.stream.Stream.open(remote)
+        try:
+            code, self._stream = ovs.stream.Stream.open(remote)
+        except (OSError, TypeError) as error:
+            # python-ovs reads the files of an ssl: remote now; TypeError: there are none.
+            raise SourceError(
+                f"OVSDB {remote}: its private key, certificate or CA certificate cannot be used: "
+                f"{error}; check the files"
+            ) from error
         if code:
             raise self._unreachable(code)
 

@@ -228,14 +228,47 @@ wait
 """
 
 
-def test_the_pod_becomes_ready_with_its_own_rights_and_keeps_state_when_it_ends(
-    node: NodePod, tmp_path: Path
-) -> None:
-    pod = node.pod
-    code, said = pod.run(node.container("guard"))
-    assert code == 0, said
-    assert (tmp_path / "host/guard/ovn-ipsec-guard.json").exists()
+READERS = """
+import os, pathlib, signal
+for at in pathlib.Path("/proc").glob("[0-9]*"):
+    if (at / "comm").read_text() in ("sh\\n", "tail\\n"):
+        os.kill(int(at.name), signal.SIGSTOP)
+"""
 
+
+def test_plutos_log_is_kept_short_and_pluto_waits_for_no_reader(node: NodePod) -> None:
+    pod, log = node.pod, "/run/pluto/pluto.log"
+    pod.start(node.container("pluto"))
+    within(30, lambda: node.probe("pluto", "livenessProbe"))
+    assert "NSS crypto library initialized" in pod.log("pluto")
+
+    def fill(size: int) -> None:
+        script = f"head -c {size} /dev/zero | tr '\\0' x >> {log}"
+        assert pod.execute("pluto", "/bin/sh", "-c", script) == (0, "")
+
+    def size() -> int:
+        return int(pod.execute("pluto", "stat", "--format=%s", log)[1])
+
+    fill(1_100_000)
+    within(15, lambda: (size() > 100_000, "still long"))
+    listen = ["/usr/libexec/ipsec/whack", "--listen"]
+    # Its own user may bind port 500 only with what the container has: NET_BIND_SERVICE.
+    assert pod.execute("pluto", *listen)[0] == 0
+    within(5, lambda: ("listening for IKE" not in pod.log("pluto"), "not shown after the cut"))
+
+    # Nobody reads and nobody cuts: what does not fit is lost, and pluto works on.
+    pod.execute("pluto", "python3", "-c", READERS)
+    fill(2_100_000)
+    full = size()
+    for _ in range(20):
+        assert pod.execute("pluto", *listen, timeout_s=10)[0] == 0
+    assert size() == full
+    assert node.probe("pluto", "livenessProbe")[0] == 0
+
+
+def start_pod(node: NodePod, tmp_path: Path) -> None:
+    """Open vSwitch's database, pluto and the agent; returns when the agent has started."""
+    pod = node.pod
     ovs = Mount(tmp_path / "host/openvswitch", "/run/openvswitch")
     ovs.source.mkdir()
     temporary = Mount(tmp_path, "/tmp")
@@ -246,11 +279,21 @@ def test_the_pod_becomes_ready_with_its_own_rights_and_keeps_state_when_it_ends(
         )
     )
     within(30, lambda: ("there" not in pod.log("ovsdb"), pod.log("ovsdb")))
-
     pod.start(node.container("pluto"))
     pod.start(node.container("agent"))
     within(30, lambda: node.probe("pluto", "livenessProbe"))
     within(60, lambda: node.probe("agent", "startupProbe"))
+
+
+def test_the_pod_becomes_ready_with_its_own_rights_and_keeps_state_when_it_ends(
+    node: NodePod, tmp_path: Path
+) -> None:
+    pod = node.pod
+    code, said = pod.run(node.container("guard"))
+    assert code == 0, said
+    assert (tmp_path / "host/guard/ovn-ipsec-guard.json").exists()
+
+    start_pod(node, tmp_path)
     within(60, lambda: node.probe("agent", "readinessProbe"))
     within(5, lambda: node.probe("agent", "livenessProbe"))
     show = ["ovs-appctl", "-t", "ovs-monitor-ipsec", "tunnels/show"]
@@ -264,3 +307,30 @@ def test_the_pod_becomes_ready_with_its_own_rights_and_keeps_state_when_it_ends(
     nss = tmp_path / "host/nss"
     assert (nss / "key4.db").exists()
     assert stat.S_IMODE(nss.stat().st_mode) == 0o700
+
+
+TUNNEL = (
+    "ovs-vsctl --db=unix:/run/openvswitch/db.sock --no-wait -- add-br br-int -- add-port br-int t1"
+    " -- set interface t1 type=geneve options:psk=swordfish options:local_ip=10.0.0.1"
+    " options:remote_ip=10.0.0.2"
+)
+
+
+def test_the_agent_knows_from_plutos_log_why_a_tunnel_is_not_up(
+    node: NodePod, tmp_path: Path
+) -> None:
+    start_pod(node, tmp_path)
+    # The whole network is this host's, and pluto listens on the one address.
+    address = ["ip", "address", "add", "10.0.0.1/24", "dev", "lo"]
+    assert node.pod.execute("pluto", *address) == (0, "")
+    # Who may use Open vSwitch's socket is the agent.
+    assert node.pod.execute("agent", *TUNNEL.split()) == (0, "")
+
+    def cause() -> tuple[int, str]:
+        _, said = node.pod.execute("agent", "ovn-ipsec", "status", "--json")
+        # That nobody listens there only the log says.
+        return '"peer-not-listening"' not in said, said
+
+    status = json.loads(within(60, cause))
+    assert status["node"]["log_problem"] is None
+    assert "Connection refused" in node.pod.log("pluto")

@@ -5,6 +5,7 @@ The peer is silent and the kernel may lack ESP: that tunnels get encrypted is sh
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 
@@ -50,6 +51,20 @@ def test_kubectl_shows_how_the_node_is(node: NodePod) -> None:
     assert f"of {CHASSIS}'s identity is installed" in node.log("enroll")
 
 
+def test_the_cause_that_only_plutos_log_can_give_is_shown(node: NodePod) -> None:
+    def known() -> bool:
+        # The exit code says that not all is encrypted.
+        ask = node.execute("agent", "/bin/sh", "-c", "ovn-ipsec status --json || true")
+        said = json.loads(ask)
+        (tunnel,) = said["tunnels"]
+        assert said["node"]["log_problem"] is None
+        return (tunnel["cause"] or {}).get("code") == "peer-silent"
+
+    wait_for("the cause is known", known)
+    # kubectl shows the same log.
+    wait_for("a retry is shown", lambda: "retransmission; will wait" in node.log("pluto"))
+
+
 def test_no_process_has_more_rights_than_its_container_asks_for(node: NodePod) -> None:
     """What the kernel says, of every container of the pod."""
     asked = {
@@ -76,7 +91,8 @@ def test_a_killed_agent_comes_back_and_reloads_nothing(node: NodePod) -> None:
 
 def test_a_killed_pluto_comes_back_with_its_connections(node: NodePod) -> None:
     with GuardWatch(node.worker) as watch:
-        restarted(node, "pluto", lambda: node.signal("pluto", signal.SIGKILL))
+        number = node.execute("pluto", "cat", "/run/pluto/pluto.pid").strip()
+        restarted(node, "pluto", lambda: kill_in(node, "pluto", number))
         assert watch.gaps() == []
     assert sorted(node.connections()) == ["ovn-0-in-1", "ovn-0-out-1"]
 
@@ -122,6 +138,11 @@ def test_a_guard_that_somebody_removes_is_seen_and_comes_back(node: NodePod) -> 
         node.worker.host("nft", "delete", "table", "inet", "ovn_ipsec")
         wait_for("the guard is back", watch.table_stands, 60)
         assert len(watch.gaps()) == 1
+
+
+def kill_in(node: NodePod, container: str, process: str) -> None:
+    """A process that is not the container's first."""
+    node.execute(container, "/bin/sh", "-c", f"kill -9 {process}")
 
 
 def certificate(node: NodePod) -> str:

@@ -135,9 +135,9 @@ class Cluster:
         self.plane.resume_server()
         self.plane.start()
 
-    def annotate(self, node: str, chassis_id: str | None) -> None:
+    def annotate(self, node: str, chassis_id: str | None, annotation: str = ANNOTATION) -> None:
         """Make a Node, or change its chassis id."""
-        annotations = {} if chassis_id is None else {ANNOTATION: chassis_id}
+        annotations = {} if chassis_id is None else {annotation: chassis_id}
         body = _object("v1", "Node", node)
         body["metadata"]["annotations"] = annotations
         self.admin.apply(body)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ PLATFORMS = ("kube-ovn", "openshift", "ovn-kubernetes")
 def kustomize(directory: Path) -> list[Object]:
     """What ``kubectl apply -k`` would apply."""
     return _objects("kubectl", "kustomize", str(directory))
+
+
+def kustomize_staged(platform: str) -> list[Object]:
+    """The overlay with the component for ``ovn-ipsec cluster``."""
+    with tempfile.TemporaryDirectory() as name:
+        parts = {
+            "resources": [os.path.relpath(MANIFESTS / "overlays" / platform, name)],
+            "components": [os.path.relpath(MANIFESTS / "components" / "staged-roll-out", name)],
+        }
+        Path(name, "kustomization.yaml").write_text(yaml.safe_dump(parts))
+        return kustomize(Path(name))
 
 
 def helm_template(chart: Path, *flags: str) -> list[Object]:

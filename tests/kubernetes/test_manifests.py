@@ -11,6 +11,7 @@ import pytest
 
 import ovn_ipsec
 from ovn_ipsec.cli import main
+from ovn_ipsec.cluster.settings import FollowSettings, parse_cluster_arguments
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from ovn_ipsec.settings import OnUnknown, parse_agent_arguments, parse_guard_arguments
 from tests.kubernetes.rendered import (
@@ -23,6 +24,7 @@ from tests.kubernetes.rendered import (
     containers,
     helm_template,
     kustomize,
+    kustomize_staged,
     node_pod,
     settings,
 )
@@ -38,6 +40,7 @@ spec:
     type: OVNKubernetes
     ovnKubernetesConfig: {mtu: 1400, genevePort: 6082, ipsecConfig: {mode: %s}}
 """
+IMAGE = "registry.example:5000/x/ovn-ipsec:9"
 SETTINGS = "ovn-ipsec-settings"
 FOREIGN = {"SecurityContextConstraints"}
 """Kinds that Kubernetes itself does not have."""
@@ -69,16 +72,20 @@ def test_the_chart_makes_the_objects_of_the_overlay(platform: str) -> None:
     overlay = alike(kustomize(MANIFESTS / "overlays" / platform))
     assert "DaemonSet/ovn-ipsec" in chart
     assert chart == overlay
+    staged = alike(helm_template(CHART, "--set", f"platform={platform},stagedRollOut=true"))
+    assert staged != chart
+    assert staged == alike(kustomize_staged(platform))
 
 
 @pytest.mark.parametrize("mode", ["Disabled", "External", "Full"])
-@pytest.mark.parametrize("image", [[], ["--image", "registry.example:5000/x/ovn-ipsec:9"]])
+@pytest.mark.parametrize("flags", [[], [f"--image={IMAGE}"], ["--staged-roll-out"]])
 def test_a_rendering_is_the_same_for_kustomize_and_helm(
-    tmp_path: Path, mode: str, image: list[str]
+    tmp_path: Path, mode: str, flags: list[str]
 ) -> None:
     file, out = tmp_path / "net.yml", tmp_path / "out"
     file.write_text(NETWORK % mode)
-    assert main(["render", str(file), "-o", str(out), *image]) == 0
+    assert main(["render", str(file), "-o", str(out), *flags]) == 0
+    staged = "--staged-roll-out" in flags
     made = kustomize(out)
     chart = alike(helm_template(out / "helm" / "ovn-ipsec", "-f", str(out / "values.yaml")))
     assert chart == alike(made)
@@ -87,10 +94,12 @@ def test_a_rendering_is_the_same_for_kustomize_and_helm(
         return
     pod = node_pod(made)
     assert ("pluto" in containers(pod)) == (mode == "Full")
-    wanted = image[-1] if image else f"ovn-ipsec:{ovn_ipsec.__version__}"
+    assert ("follower" in containers(pod)) == staged
+    wanted = IMAGE if f"--image={IMAGE}" in flags else f"ovn-ipsec:{ovn_ipsec.__version__}"
     assert {item["image"] for item in containers(pod).values()} == {wanted}
     assert settings(made)["guard-ports"] == "udp/6082"
-    assert settings(made)["guard-on-unknown"] == "enforce"
+    assert settings(made)["guard-on-unknown"] == ("audit" if staged else "enforce")
+    assert settings(made)["guard-mode"] == ("follow" if staged else "enforce")
 
 
 @pytest.mark.parametrize("how", ["kustomize", "helm"])
@@ -109,7 +118,7 @@ def test_another_setting_makes_new_pods(tmp_path: Path, how: str) -> None:
 
 
 def test_every_command_line_is_one_that_its_program_takes() -> None:
-    made = kustomize(MANIFESTS / "overlays" / "openshift")
+    made = kustomize_staged("openshift")
     values = settings(made)
     lines = {
         name: arguments_of(item, values)
@@ -122,6 +131,17 @@ def test_every_command_line_is_one_that_its_program_takes() -> None:
     agent = [word for word in lines["agent"][2:] if word != "--pidfile"]  # python-ovs's own
     parsed, _ = parse_agent_arguments(agent, prog="ovn-ipsec")
     assert not parsed.restart_ike_daemon
+    assert parsed.guard_follow
+    plain = settings(kustomize(MANIFESTS / "overlays" / "openshift"))
+    agent = arguments_of(containers(node_pod(made))["agent"], plain)[2:]
+    agent.remove("--pidfile")
+    assert not parse_agent_arguments(agent, prog="ovn-ipsec")[0].guard_follow
+    assert lines["follower"][:2] == ["ovn-ipsec", "cluster"]
+    following = parse_cluster_arguments(lines["follower"][2:])
+    assert isinstance(following, FollowSettings)
+    assert parsed.http is not None
+    assert following.agent == (parsed.http.address, parsed.http.port)
+    assert following.keys is not None
     for name, once in (("enroll", True), ("enroller", False)):
         assert lines[name][:2] == ["ovn-ipsec", "enroll"]
         enrolment = parse_enroll_arguments(lines[name][2:], {"NODE_NAME": "node-1"})
@@ -137,7 +157,7 @@ def test_the_guard_closes_the_node_before_anything_else_runs() -> None:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_container_has_more_than_the_documented_capabilities(platform: str) -> None:
-    pod = node_pod(kustomize(MANIFESTS / "overlays" / platform))
+    pod = node_pod(kustomize_staged(platform))
     documented = {}
     for line in (MANIFESTS.parent / "docs" / "kubernetes.md").read_text().splitlines():
         if row := re.match(r"\| `(\w+)` (?:\(init\) )?\| `[^|]*` \| ([A-Z_, ]+) \|", line):
@@ -154,7 +174,7 @@ def test_no_container_has_more_than_the_documented_capabilities(platform: str) -
 
 
 def test_only_enrolment_has_a_token() -> None:
-    pod = node_pod(kustomize(MANIFESTS / "overlays" / "ovn-kubernetes"))
+    pod = node_pod(kustomize_staged("ovn-kubernetes"))
     assert pod["automountServiceAccountToken"] is False
     holders = {
         name
@@ -165,8 +185,9 @@ def test_only_enrolment_has_a_token() -> None:
 
 
 @pytest.mark.parametrize("mode", ["External", "Full"])
-def test_every_mount_has_its_volume(mode: str) -> None:
-    made = helm_template(CHART, "--set", f"mode={mode}")
+@pytest.mark.parametrize("staged", ["false", "true"])
+def test_every_mount_has_its_volume(mode: str, staged: str) -> None:
+    made = helm_template(CHART, "--set", f"mode={mode},stagedRollOut={staged}")
     pod = node_pod(made)
     mounted = {
         mount["name"] for item in containers(pod).values() for mount in item["volumeMounts"]
@@ -174,8 +195,10 @@ def test_every_mount_has_its_volume(mode: str) -> None:
     assert {item["name"] for item in pod["volumes"]} == mounted
 
 
-def test_openshift_allows_the_pods_what_they_ask_for_and_no_more() -> None:
-    made = by_name(kustomize(MANIFESTS / "overlays" / "openshift"))
+@pytest.mark.parametrize("staged", [False, True])
+def test_openshift_allows_the_pods_what_they_ask_for_and_no_more(*, staged: bool) -> None:
+    overlay = MANIFESTS / "overlays" / "openshift"
+    made = by_name(kustomize_staged("openshift") if staged else kustomize(overlay))
     allowed = made["SecurityContextConstraints/ovn-ipsec-node"]
     pod = node_pod(list(made.values()))
     asked = {
@@ -194,7 +217,7 @@ def test_openshift_allows_the_pods_what_they_ask_for_and_no_more() -> None:
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_every_object_fits_the_schema_of_current_kubernetes(platform: str, version: str) -> None:
-    objects = kustomize(MANIFESTS / "overlays" / platform)
+    objects = kustomize_staged(platform)
     checked = [item for item in objects if item["kind"] not in FOREIGN]
     assert len(checked) >= 7
     for item in checked:

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from tests.kubernetes.cluster import AGENT, CSRS, SPACE, Cluster, conditions, wait_for
+from tests.kubernetes.rendered import MANIFESTS, by_name, kustomize
 
 pytestmark = pytest.mark.kubernetes
 
@@ -35,6 +36,19 @@ def test_each_proof_of_a_node_that_kubernetes_has_leads_to_its_chassis_id(
     for node, client in zip(cluster.nodes[1:4], (kubelet, named, pod), strict=True):
         certificate = cluster.certificate(cluster.ask(client, node.chassis_id))
         assert common_name(certificate) == node.chassis_id
+
+
+def test_with_kube_ovn_that_platforms_annotation_says_which_node_is_which_chassis(
+    cluster: Cluster,
+) -> None:
+    made = by_name(kustomize(MANIFESTS / "overlays" / "kube-ovn"))
+    pod = made["Deployment/ovn-ipsec-signer"]["spec"]["template"]["spec"]
+    first, second = cluster.nodes[:2]
+    cluster.annotate(first.name, "uuid-1", "ovn.kubernetes.io/chassis")
+    cluster.signer(*pod["containers"][0]["command"][2:])
+    assert common_name(cluster.certificate(cluster.ask(first.identity, "uuid-1"))) == "uuid-1"
+    refusal = cluster.refusal(cluster.ask(second.identity, second.chassis_id))
+    assert "Node worker-1 has no annotation ovn.kubernetes.io/chassis" in refusal
 
 
 def test_an_inventory_says_which_node_is_which_chassis_instead_of_annotations(

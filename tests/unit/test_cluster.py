@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import ovs.stream
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovn_ipsec.cluster.databases import Southbound
 from ovn_ipsec.cluster.report import (
     WAITING_MOST,
     Report,
@@ -36,7 +39,7 @@ from ovn_ipsec.cluster.stages import (
     lacks,
     next_step,
 )
-from ovn_ipsec.errors import SettingsError
+from ovn_ipsec.errors import ClusterError, SettingsError
 
 NAMES = ("node-a", "node-b", "node-c")
 
@@ -285,3 +288,16 @@ def test_settings_of_the_command() -> None:
     ):
         with pytest.raises(SettingsError, match=reason):
             parse_cluster_arguments(argv)
+
+
+def test_keys_of_an_ssl_remote_that_are_not_there_are_a_named_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may come later: a follower must outlive it."""
+    southbound = Southbound("ssl:127.0.0.1:9")
+    with pytest.raises(ClusterError, match="CA certificate cannot be used.*check the files"):
+        southbound.heard()
+    for name in ("ca_cert", "certificate", "private_key"):
+        monkeypatch.setattr(ovs.stream.Stream, f"_SSL_{name}_file", str(tmp_path / name))
+    with pytest.raises(ClusterError, match="No such file.*check the files"):
+        southbound.heard()

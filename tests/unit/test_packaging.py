@@ -50,7 +50,8 @@ def test_image_manifests_and_chart_are_of_this_version() -> None:
     assert (chart["version"], chart["appVersion"]) == (version, version)
     images = {
         image
-        for path in (MANIFESTS / "base").rglob("*.yaml")
+        for part in ("base", "components")
+        for path in (MANIFESTS / part).rglob("*.yaml")
         for image in re.findall(r"^ *(?:- )?image: (\S+)$", path.read_text(), re.MULTILINE)
     }
     assert images == {f"ovn-ipsec:{version}"}

@@ -282,7 +282,7 @@ images = st.none() | st.sampled_from(
 )
 
 
-@given(st.builds(Installation, networks, st.sampled_from(Platform), images))
+@given(st.builds(Installation, networks, st.sampled_from(Platform), images, st.booleans()))
 def test_kustomization_and_chart_values_say_the_same(installation: Installation) -> None:
     kustomization = yaml.safe_load(render_kustomization(installation, "a\nb.yml"))
     values = yaml.safe_load(render_values(installation, "a\nb.yml"))
@@ -294,13 +294,15 @@ def test_kustomization_and_chart_values_say_the_same(installation: Installation)
         assert not {"configMapGenerator", "images", "components"} & set(kustomization)
         return
     assert kustomization["resources"] == [f"overlays/{installation.platform}"]
-    external = installation.network.mode is Mode.EXTERNAL
-    wanted = ["components/host-libreswan"] if external else None
-    assert kustomization.get("components") == wanted
+    external, staged = installation.network.mode is Mode.EXTERNAL, installation.staged_roll_out
+    wanted = ["components/host-libreswan"] * external + ["components/staged-roll-out"] * staged
+    assert kustomization.get("components", []) == wanted
+    assert values["stagedRollOut"] is staged
     (generator,) = kustomization["configMapGenerator"]
     literals = dict(line.split("=", 1) for line in generator["literals"])
     assert literals == values["settings"]
-    assert literals["guard-on-unknown"] == "enforce"
+    # Before IPsec is switched on all tunnels are plain.
+    assert literals["guard-on-unknown"] == ("audit" if staged else "enforce")
     if installation.image is not None:
         (image,) = kustomization["images"]
         text = image["newName"] + (f":{image['newTag']}" if "newTag" in image else "")

@@ -48,6 +48,13 @@ def test_the_call_of_ovs_ctl_is_accepted_with_flags_of_another_parser() -> None:
     assert namespace.detach
 
 
+def test_following_can_be_asked_for_by_a_flag_or_as_the_mode() -> None:
+    for flag in ("--guard-follow", "--guard-mode=follow"):
+        settings = parse(flag, DATABASE)
+        assert settings.guard_follow and settings.guard_mode is GuardMode.ENFORCE
+    assert not parse("--guard-mode=audit", DATABASE).guard_follow
+
+
 def test_every_value_is_read() -> None:
     assert parse(
         "--root-prefix=/r",

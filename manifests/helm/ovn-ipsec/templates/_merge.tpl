@@ -1,6 +1,7 @@
 {{- /*
 Strategic merge of a patch into an object, as far as our patches go: mappings by key, where null
-removes; lists of named things by name, where `$patch: delete` removes; anything else is replaced.
+removes; lists of named things by name, where `$patch: delete` removes and new ones come first, as
+kustomize has them; anything else is replaced.
 Changes .target.
 */}}
 {{- define "ovn-ipsec.merge" }}
@@ -12,6 +13,15 @@ Changes .target.
 {{- include "ovn-ipsec.merge" (dict "target" $old "patch" $new) }}
 {{- else if and (kindIs "slice" $old) (include "ovn-ipsec.named" $new) }}
 {{- $kept := list }}
+{{- $names := list }}
+{{- range $old }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- range $change := $new }}
+{{- if not (has $change.name $names) }}
+{{- $kept = append $kept $change }}
+{{- end }}
+{{- end }}
 {{- range $item := $old }}
 {{- $delete := false }}
 {{- range $change := $new }}
@@ -44,10 +54,15 @@ Changes .target.
 {{- end }}
 {{- end }}
 
-{{- /* Settings of the base, of the platform, of the values: later ones win. As YAML. */}}
+{{- /* Settings of the base, of the platform, of a staged roll-out, of the values: later ones win. As
+YAML. */}}
 {{- define "ovn-ipsec.settings" }}
 {{- $settings := dict }}
-{{- range $path := list "base/settings.env" (printf "overlays/%s/settings.env" .Values.platform) }}
+{{- $paths := list "base/settings.env" (printf "overlays/%s/settings.env" .Values.platform) }}
+{{- if .Values.stagedRollOut }}
+{{- $paths = append $paths "components/staged-roll-out/settings.env" }}
+{{- end }}
+{{- range $path := $paths }}
 {{- range $line := $.Files.Lines $path }}
 {{- if contains "=" $line }}
 {{- $pair := splitn "=" 2 $line }}
