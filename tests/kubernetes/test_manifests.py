@@ -18,14 +18,13 @@ from tests.kubernetes.rendered import (
     MANIFESTS,
     PLATFORMS,
     Object,
-    arguments_of,
     by_name,
-    containers,
     helm_template,
     kustomize,
     node_pod,
     settings,
 )
+from tools.image.manifest import arguments_of, containers
 
 pytestmark = pytest.mark.kubernetes
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.lab.machine.cache import say
+from tools.lab.machine.node_image import build_node_image
 from tools.lab.machine.qemu import Boot, Size, boot
 from tools.lab.machine.rootfs import build_images
 
@@ -34,6 +35,8 @@ class Session:
     environment: Mapping[str, str]
     interactive: bool = False
     size: Size = Size()
+    node_image: bool = False
+    """Whether the machine has our container image, too."""
 
 
 def new_results_directory(suite: str) -> Path:
@@ -53,12 +56,13 @@ def run(session: Session, results: Path, *, prefix: str = "") -> int:
     `prefix` goes before each line of output.
     """
     images = build_images(session.suite, PROJECT)
+    node_image = build_node_image() if session.node_image else None
     results.mkdir(parents=True, exist_ok=True)
     (results / "command").write_text(_command(session))
     archive = results / "project.tar"
     _archive_project(archive)
     started = time.monotonic()
-    order = Boot(images, archive, results, session.timeout_s, session.size, prefix)
+    order = Boot(images, archive, results, session.timeout_s, session.size, prefix, node_image)
     try:
         status = boot(order, interactive=session.interactive)
     finally:
@@ -75,6 +79,8 @@ def run_sharded(session: Session, results: Path, shards: int) -> list[int]:
     """The same command in several machines at once, each told its share (LAB_SHARD=1/2)."""
     # Once, before anything runs side by side.
     build_images(session.suite, PROJECT)
+    if session.node_image:
+        build_node_image()
 
     def run_one(number: int) -> int:
         share = {**session.environment, "LAB_SHARD": f"{number}/{shards}"}
