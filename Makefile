@@ -54,7 +54,7 @@ test: check docs monitoring test-web test-kubernetes contract system
 test-all: check test-kubelet
 	for root in bookworm trixie; do \
 	  $(MAKE) contract LAB_ROOT=$$root && \
-	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
+	  $(PYTHON) -m tools.lab --root $$root --image --timeout $(TIMEOUT_S) \
 	    pytest --shards $(LAB_SHARDS) $(TESTS) || exit 1; \
 	done
 
