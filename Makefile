@@ -60,7 +60,7 @@ test: check docs monitoring test-web test-kubernetes contract test-web-lab
 test-all: check test-kubelet bench-kubernetes
 	for root in bookworm trixie; do \
 	  $(MAKE) contract LAB_ROOT=$$root && \
-	  $(PYTHON) -m tools.lab --root $$root --timeout $(TIMEOUT_S) \
+	  $(PYTHON) -m tools.lab --root $$root --image --timeout $(TIMEOUT_S) \
 	    pytest --shards $(LAB_SHARDS) $(TESTS) || exit 1; \
 	done
 

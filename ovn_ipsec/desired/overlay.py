@@ -62,6 +62,11 @@ _BASE = {
     # after 0.5, 1, 2, 4 and 8 s, and only then is the time looked at: 16 s would mean 31.5 s.
     "dpddelay": "10s",
     "retransmit-timeout": "15s",
+    # What 4.x does then: forget that IKE SA and its child SAs, and no newer ones. "restart" cuts
+    # the newer ones, too, which a peer whose pluto was replaced has made meanwhile, and asks for
+    # new ones over the dead IKE SA; "hold", the default, leaves both ends waiting for traffic.
+    # The lead's pluto then initiates by itself. 5.x always does so, and ignores the word.
+    "dpdaction": "clear",
 }
 
 
@@ -133,7 +138,7 @@ def _config(tunnel: TunnelFact, around: Surroundings, warnings: list[str]) -> Tu
     ends = resolve_endpoints(tunnel.options, around.local_addresses)
     auth = _auth(tunnel.options, around, warnings)
     lead = _leads(auth, ends)
-    keywords = _keywords(tunnel, auth, lead, around, warnings)
+    keywords = _keywords(tunnel, auth, around, warnings)
     return TunnelConfig(
         protocol=protocol,
         port=port,
@@ -232,16 +237,13 @@ def _certificate_auth(
 
 
 def _keywords(
-    tunnel: TunnelFact, auth: Auth, lead: bool, around: Surroundings, warnings: list[str]
+    tunnel: TunnelFact, auth: Auth, around: Surroundings, warnings: list[str]
 ) -> tuple[tuple[str, str], ...]:
     verdict = judge_options(tunnel.options)
     warnings.extend(verdict.warnings)
     if verdict.problem is not None:
         raise Invalid(verdict.problem)
     keywords = dict(_BASE)
-    # What 4.x does with a dead peer. Its default, "hold", leaves both ends waiting for traffic,
-    # and then both initiate. 5.x decides so by itself, and says that it ignores the word.
-    keywords["dpdaction"] = "restart" if lead else "clear"
     if not around.use_default_crypto:
         keywords.update(_CRYPTO)
     if isinstance(auth, CertificateAuth):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tools.image.build import build_image
-from tools.image.container import Pod
+from tools.image.container import Image, Pod, unpack
 
 TAG = "test"
+_numbers = count()
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +25,19 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_pod(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+def image(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Its root file system."""
+    return unpack(layout, TAG, tmp_path_factory.mktemp("image-root") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def shared_pod(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     """For containers that change nothing."""
-    pod = Pod(layout, TAG, tmp_path_factory.mktemp("shared-pod"))
+    pod = new_pod(image, tmp_path_factory.mktemp("shared-pod"))
     yield pod
     pod.close()
+
+
+def new_pod(image: Image, directory: Path) -> Pod:
+    """With a name that no other pod on this machine has."""
+    return Pod(f"ovn-ipsec-test-{os.getpid()}-{next(_numbers)}", image, directory)

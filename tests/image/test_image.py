@@ -15,17 +15,18 @@ import pytest
 
 import ovn_ipsec
 from ovn_ipsec.cli import main
-from tests.image.conftest import TAG
+from tests.image.conftest import TAG, new_pod
 from tests.kubernetes.rendered import (
     MANIFESTS,
     Object,
-    arguments_of,
-    containers,
     kustomize,
     node_pod,
     settings,
 )
-from tools.image.container import Container, Mount, Pod
+from tools.image import manifest
+from tools.image.container import Image, Pod
+from tools.image.manifest import containers
+from tools.image.oci import Container, Mount
 
 pytestmark = pytest.mark.kubernetes
 
@@ -82,7 +83,7 @@ def test_the_configuration_is_that_of_the_containerfile(layout: Path, shared_pod
     assert config["Labels"]["org.opencontainers.image.version"] == ovn_ipsec.__version__
     assert config["User"] == "65532:65532"
     assert config["Cmd"] == ["ovn-ipsec", "--help"]
-    assert shared_pod.image_config["process"]["env"][0].startswith("PATH=/opt/ovn-ipsec/bin:")
+    assert shared_pod.image.environment[0].startswith("PATH=/opt/ovn-ipsec/bin:")
 
 
 def files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -93,7 +94,7 @@ def files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def test_there_is_no_compiler_no_cache_and_nothing_editable(shared_pod: Pod) -> None:
-    root = shared_pod.root
+    root = shared_pod.image.root
     names = {path.name for path, _ in files(root / "usr/bin")}
     assert "python3" in names
     assert not {"cc", "gcc", "g++", "ld", "make", "pip", "pip3"} & names
@@ -109,7 +110,7 @@ def test_there_is_no_compiler_no_cache_and_nothing_editable(shared_pod: Pod) -> 
 def test_nothing_of_ours_can_be_written_by_others_and_nothing_gives_rights(
     shared_pod: Pod,
 ) -> None:
-    root = shared_pod.root
+    root = shared_pod.image.root
     ours = [item for path in OUR_PATHS for item in files(root / path)]
     assert len(ours) > 1000
     plain = [(path, found) for path, found in ours if not stat.S_ISLNK(found.st_mode)]
@@ -152,34 +153,25 @@ def test_an_installed_render_has_all_that_the_source_tree_has(
 
 
 class NodePod:
-    """The DaemonSet's pod: its command lines, capabilities and mounts, from the manifest."""
+    """The DaemonSet's pod: its command lines, rights and mounts, from the manifest."""
 
     def __init__(self, pod: Pod, host: Path) -> None:
         made = kustomize(MANIFESTS / "overlays" / "ovn-kubernetes")
         self._specification = node_pod(made)
-        self._settings = settings(made)
+        self._manifest = manifest.Pod(self._specification, settings(made))
         self._host = host
         self.pod = pod
 
     def container(self, name: str) -> Container:
-        item = containers(self._specification)[name]
-        environment = {
-            entry["name"]: entry["value"] for entry in item.get("env", []) if "value" in entry
+        volumes = {
+            volume.name: self._host / volume.name for volume in self._manifest.volumes(name)
         }
-        return Container(
-            name,
-            arguments_of(item, self._settings),
-            user=self._specification["securityContext"]["runAsUser"],
-            capabilities=item["securityContext"]["capabilities"]["add"],
-            mounts=[self._mount(mount) for mount in item["volumeMounts"]],
-            environment=environment,
-        )
+        for directory in volumes.values():
+            directory.mkdir(exist_ok=True)
+        return self._manifest.container(name, volumes)
 
     def hook(self, name: str) -> list[str]:
-        item = containers(self._specification)[name]
-        command = item["lifecycle"]["preStop"]["exec"]["command"]
-        assert isinstance(command, list)
-        return command
+        return self._manifest.pre_stop(name)
 
     def probe(self, name: str, kind: str) -> tuple[int, str]:
         """What the kubelet would hear, asked from within the pod's network."""
@@ -191,15 +183,10 @@ class NodePod:
         ask = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
         return self.pod.execute(name, "python3", "-c", ask)
 
-    def _mount(self, mount: Object) -> Mount:
-        source = self._host / mount["name"]
-        source.mkdir(exist_ok=True)
-        return Mount(source, mount["mountPath"], mount.get("readOnly", False))
-
 
 @pytest.fixture
-def node(layout: Path, tmp_path: Path) -> Iterator[NodePod]:
-    pod = Pod(layout, TAG, tmp_path / "pod")
+def node(image: Image, tmp_path: Path) -> Iterator[NodePod]:
+    pod = new_pod(image, tmp_path / "pod")
     host = tmp_path / "host"
     host.mkdir()
     yield NodePod(pod, host)

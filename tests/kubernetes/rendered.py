@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -63,11 +62,6 @@ def node_pod(objects: list[Object]) -> Object:
     return pod
 
 
-def containers(pod: Object) -> dict[str, Object]:
-    """All containers of a pod, those for its start included."""
-    return {item["name"]: item for item in pod.get("initContainers", []) + pod["containers"]}
-
-
 def settings(objects: list[Object]) -> dict[str, str]:
     """The settings' ConfigMap, under whatever name."""
     (found,) = (
@@ -78,20 +72,3 @@ def settings(objects: list[Object]) -> dict[str, str]:
     )
     assert isinstance(found, dict)
     return found
-
-
-def arguments_of(container: Object, values: dict[str, str]) -> list[str]:
-    """A container's command line with its variables filled in as the kubelet does."""
-    environment = {}
-    for item in container.get("env", []):
-        source = item.get("valueFrom", {})
-        if "configMapKeyRef" in source:
-            key = source["configMapKeyRef"]["key"]
-            if key in values or not source["configMapKeyRef"].get("optional"):
-                environment[item["name"]] = values[key]
-        else:
-            environment[item["name"]] = item.get("value", "node-1")
-    return [
-        re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], word)
-        for word in container["command"]
-    ]

@@ -19,15 +19,14 @@ from tests.kubernetes.rendered import (
     MANIFESTS,
     PLATFORMS,
     Object,
-    arguments_of,
     by_name,
-    containers,
     helm_template,
     kustomize,
     kustomize_staged,
     node_pod,
     settings,
 )
+from tools.image.manifest import arguments_of, containers
 
 pytestmark = pytest.mark.kubernetes
 

@@ -13,13 +13,12 @@ from tests.kubernetes.rendered import (
     MANIFESTS,
     PLATFORMS,
     REPOSITORY,
-    arguments_of,
     by_name,
-    containers,
     kustomize,
     node_pod,
     settings,
 )
+from tools.image.manifest import arguments_of, containers
 
 pytestmark = pytest.mark.kubernetes
 

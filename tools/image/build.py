@@ -49,6 +49,18 @@ def build_image(layout: Path, tag: str) -> None:
     say(f"image: {layout}:{tag}")
 
 
+def image_key() -> str:
+    """Changes with everything that an image is made of, but what pip and apt would fetch anew."""
+    scripts = (_HERE / name for name in ("finish.sh", "packages.txt", "make-venv.sh"))
+    files = [PROJECT / "Containerfile", *scripts]
+    for name in _SOURCES:
+        origin = PROJECT / name
+        found = sorted(origin.rglob("*")) if origin.is_dir() else [origin]
+        files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    words = [f"{path.relative_to(PROJECT)}\n{path.read_text('utf-8')}" for path in files]
+    return _digest(*_bootstrap_words(_BUILDER), *words)
+
+
 def _root() -> Path:
     wanted = packages((_HERE / "packages.txt").read_text("ascii"))
     finish = _HERE / "finish.sh"

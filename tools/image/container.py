@@ -1,57 +1,70 @@
-"""Runs containers of an image with runc, as a node's pod does: no registry, daemon or kubelet.
-
-Network and process namespaces are the pod's own, with no interface but loopback.
-"""
+"""Runs containers of an image with runc, as a node's pod does: no registry, daemon or kubelet."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from tools.image.oci import Container, Namespaces, specification
 
 _WAIT_S = 30
+_FIRST = "pause"
+_PAUSE = "ip link set lo up && echo up && exec sleep infinity"
+"""Holds the namespaces, and brings the loopback interface up."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """A directory of the machine in a container."""
+class Image:
+    """An image's root file system."""
 
-    source: Path
-    target: str
-    read_only: bool = False
+    root: Path
+    environment: Sequence[str]
+    """``NAME=VALUE``"""
+
+    @staticmethod
+    def unpacked(bundle: Path) -> Image:
+        """What ``umoci unpack`` has made of an image."""
+        config = json.loads((bundle / "config.json").read_text("utf-8"))
+        return Image(bundle / "rootfs", config["process"]["env"])
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
-    """What is run, and with which rights. The root file system is read-only."""
-
-    name: str
-    command: Sequence[str]
-    user: int = 0
-    capabilities: Sequence[str] = ()
-    """Without ``CAP_``; all others are dropped."""
-    mounts: Sequence[Mount] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+def unpack(layout: Path, tag: str, bundle: Path) -> Image:
+    """Unpack the image of an OCI layout into a new directory."""
+    words = ["umoci", "unpack", "--image", f"{layout}:{tag}", str(bundle)]
+    subprocess.run(words, check=True, capture_output=True)
+    return Image.unpacked(bundle)
 
 
 class Pod:
-    """Containers of one image that share network and process numbers. ``close`` kills them."""
+    """Containers of one image that share network, process numbers and System V objects.
 
-    def __init__(self, layout: Path, tag: str, directory: Path) -> None:
-        """Unpack the image into ``directory``, which gets everything else, too."""
+    ``close`` kills them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image: Image,
+        directory: Path,
+        *,
+        enter: Sequence[str] = (),
+        host_network: bool = False,
+    ) -> None:
+        """`name` is unique on the machine; `directory` is the pod's, and is made if need be.
+
+        `enter` is put before each command: it enters what is the machine for this pod. A pod has
+        a network of its own, with no interface but loopback, or that machine's.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.image = image
+        self._name = name
         self._directory = directory
-        bundle = directory / "image"
-        subprocess.run(
-            ["umoci", "unpack", "--image", f"{layout}:{tag}", str(bundle)],
-            check=True,
-            capture_output=True,
-        )
-        self.root = bundle / "rootfs"
-        self.image_config: dict[str, Any] = json.loads((bundle / "config.json").read_text())
+        self._enter = list(enter)
+        self._shared = ("ipc", "pid") if host_network else ("ipc", "pid", "network", "uts")
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._pause: int | None = None
 
@@ -70,7 +83,7 @@ class Pod:
     def execute(self, name: str, *command: str, timeout_s: float = 60) -> tuple[int, str]:
         """Run a command inside a running container, with that one's rights."""
         done = subprocess.run(
-            [*self._runc(), "exec", name, *command],
+            [*self._runc("exec", name), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,73 +100,77 @@ class Pod:
     def log(self, name: str) -> str:
         return (self._directory / name / "log").read_text(errors="replace")
 
+    def process(self, name: str) -> int:
+        """The number of the container's first process, as the machine has it."""
+        said = subprocess.run(self._runc("state", name), capture_output=True, check=True)
+        return int(json.loads(said.stdout)["pid"])
+
+    def signal(self, name: str, signal_name: str) -> None:
+        """To the container's first process; nothing if it has ended."""
+        subprocess.run(self._runc("kill", name, signal_name), capture_output=True, check=False)
+
     def close(self) -> None:
-        for name in [*self._running, *(["pause"] if self._pause is not None else [])]:
+        names = [*self._running, *([_FIRST] if self._pause is not None else [])]
+        for name in names:
             subprocess.run(
-                [*self._runc(), "delete", "--force", name], capture_output=True, check=False
+                self._runc("delete", name, force=True), capture_output=True, check=False
             )
         for process in self._running.values():
             process.wait(_WAIT_S)
+        self._running.clear()
+        self._pause = None
 
     def _start_pause(self) -> None:
-        """Holds the namespaces, and brings the loopback interface up."""
-        script = "ip link set lo up && echo up && exec sleep infinity"
-        self._launch(Container("pause", ["/bin/sh", "-c", script], capabilities=["NET_ADMIN"]))
+        self._launch(Container(_FIRST, ["/bin/sh", "-c", _PAUSE], capabilities=["NET_ADMIN"]))
         deadline = time.monotonic() + _WAIT_S
-        while "up\n" not in self.log("pause"):
-            if self._running["pause"].poll() is not None or time.monotonic() > deadline:
+        while "up\n" not in self.log(_FIRST):
+            if self._running[_FIRST].poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the pod does not start: {self.log('pause')}")
             time.sleep(0.05)
-        said = subprocess.run([*self._runc(), "state", "pause"], capture_output=True, check=True)
-        self._pause = int(json.loads(said.stdout)["pid"])
+        self._pause = self.process(_FIRST)
 
     def _launch(self, container: Container) -> None:
         bundle = self._directory / container.name
         bundle.mkdir(exist_ok=True)
-        (bundle / "config.json").write_text(json.dumps(self._specification(container)))
+        made = specification(
+            container,
+            self.image.root,
+            self.image.environment,
+            self._namespaces(),
+            f"/{self._name}-{container.name}",
+        )
+        (bundle / "config.json").write_text(json.dumps(made))
         with (bundle / "log").open("wb") as log:
             self._running[container.name] = subprocess.Popen(
-                [*self._runc(), "run", "--bundle", str(bundle), container.name],
+                self._runc("run", container.name, bundle=bundle),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=bundle,
             )
 
-    def _runc(self) -> list[str]:
-        return ["runc", "--root", str(self._directory / "runc")]
+    def _runc(
+        self,
+        action: str,
+        name: str,
+        *arguments: str,
+        bundle: Path | None = None,
+        force: bool = False,
+    ) -> list[str]:
+        """The command line; containers of all pods share a list, so names have the pod's."""
+        flags = ["--bundle", str(bundle)] if bundle else []
+        flags += ["--force"] if force else []
+        words = ["runc", "--root", str(self._directory / "runc"), action, *flags]
+        return [*self._enter, *words, f"{self._name}-{name}", *arguments]
 
-    def _specification(self, container: Container) -> dict[str, Any]:
-        """The runtime's configuration (OCI runtime specification, config.md)."""
-        names = [f"CAP_{name}" for name in container.capabilities]
-        environment = [*self.image_config["process"]["env"]]
-        environment += [f"{key}={value}" for key, value in container.environment.items()]
-        own = [{"type": name} for name in ("ipc", "uts", "mount")]
-        shared = [{"type": name} for name in ("network", "pid")]
-        if self._pause is not None:
-            for item, file in zip(shared, ("net", "pid"), strict=True):
-                item["path"] = f"/proc/{self._pause}/ns/{file}"
-        kept = ("/proc", "/dev", "/dev/pts", "/dev/shm", "/sys")
-        mounts = [item for item in self.image_config["mounts"] if item["destination"] in kept]
-        for mount in container.mounts:
-            options = ["rbind", "ro" if mount.read_only else "rw"]
-            place = {"destination": mount.target, "source": str(mount.source)}
-            mounts.append({**place, "type": "bind", "options": options})
-        return {
-            "ociVersion": "1.0.2",
-            "root": {"path": str(self.root), "readonly": True},
-            "process": {
-                "user": {"uid": container.user, "gid": container.user},
-                "args": list(container.command),
-                "env": environment,
-                "cwd": "/",
-                "noNewPrivileges": True,
-                "capabilities": {kind: names for kind in ("bounding", "effective", "permitted")},
-            },
-            "mounts": mounts,
-            "linux": {
-                "namespaces": own + shared,
-                "maskedPaths": self.image_config["linux"]["maskedPaths"],
-                "readonlyPaths": self.image_config["linux"]["readonlyPaths"],
-            },
-        }
+    def _namespaces(self) -> Namespaces:
+        """New ones for the pod's first container, which the others join."""
+        files = {"ipc": "ipc", "network": "net", "pid": "pid", "uts": "uts"}
+        return Namespaces(
+            {
+                "mount": "",
+                **{
+                    kind: f"/proc/{self._pause}/ns/{files[kind]}" if self._pause else ""
+                    for kind in self._shared
+                },
+            }
+        )

@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
             environment=_environment(),
             interactive=parsed.action == "shell",
             size=Size(parsed.cpus),
+            node_image=parsed.image,
         )
         results = new_results_directory(parsed.root)
         if parsed.action != "pytest":
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", choices=SUITES, default=os.environ.get("LAB_ROOT", SUITES[0]))
     parser.add_argument("--timeout", type=float, default=_DEFAULT_TIMEOUT_S, metavar="SECONDS")
     parser.add_argument("--cpus", type=int, default=1, help="of the virtual machine")
+    parser.add_argument(
+        "--image",
+        action="store_true",
+        help="the machine has our container image, built if need be",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("build", help="build the images and stop")
     actions.add_parser("shell", help="a root shell in the machine")

@@ -71,6 +71,12 @@ class Container:
         """The file that stands for its network namespace."""
         return Path(f"/proc/{self.pid}/ns/net")
 
+    @property
+    def enter(self) -> list[str]:
+        """What to put before a command so that it runs in the container."""
+        spaces = ["--mount", "--net", "--uts", "--pid", "--ipc"]
+        return ["nsenter", f"--target={self.pid}", *spaces, "--"]
+
     def path(self, inside: str) -> Path:
         """Where a private file of the container lies for us; LabError if it is not private."""
         relative = inside.lstrip("/")
@@ -143,9 +149,8 @@ class Container:
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Start a program in the container; standard error goes where standard output goes."""
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--pid", "--ipc"]
         return subprocess.Popen(
-            [*enter, "--", *argv],
+            [*self.enter, *argv],
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.STDOUT,

@@ -87,6 +87,8 @@ class Boot:
     size: Size = Size()
     prefix: str = ""
     """Put before each line of output, to tell machines apart."""
+    node_image: Path | None = None
+    """The container image as a disk (node_image.py), at /opt/image."""
 
 
 def boot(order: Boot, *, interactive: bool = False) -> int | None:
@@ -124,7 +126,10 @@ def _argv(order: Boot, initramfs: Path, accel: str) -> list[str]:
     argv += ["-serial", f"file:{order.results / 'kernel.log'}"]
     argv += ["-device", "virtio-serial-pci", "-chardev", "stdio,id=console,signal=off"]
     argv += ["-device", "virtconsole,chardev=console"]
-    for image in (images.root, images.python, order.archive):
+    disks = [images.root, images.python, order.archive]
+    if order.node_image is not None:
+        disks.append(order.node_image)
+    for image in disks:
         argv += ["-drive", f"file={image},if=virtio,format=raw,readonly=on"]
     share = f"local,id=results,path={order.results},security_model=none"
     argv += ["-fsdev", share, "-device", "virtio-9p-pci,fsdev=results,mount_tag=results"]

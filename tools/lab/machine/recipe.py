@@ -32,6 +32,7 @@ _PACKAGES = (
     "python3",
     "python3-openvswitch",
     "python3-venv",
+    "runc",
     "tcpdump",
     "tini",
     "zstd",
@@ -39,8 +40,8 @@ _PACKAGES = (
 
 # What the tests need besides the project's own requirements.
 _TEST_TOOLS = ("pytest", "hypothesis", "cryptography")
-# The lab runs the authority, too, and what people run on nodes.
-_EXTRAS = ("ca", "metrics", "status")
+# The lab runs the authority, too, what people run on nodes, and reads our manifests.
+_EXTRAS = ("ca", "metrics", "render", "status")
 
 
 @dataclass(frozen=True, slots=True)

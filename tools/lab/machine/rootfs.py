@@ -74,7 +74,7 @@ def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
     bzimage = tree / "boot" / "vmlinuz"
     (target / "vmlinux").write_bytes(unpack_kernel(bzimage.read_bytes(), tree))
     bzimage.unlink()
-    _pack(tree, target / "root.img")
+    pack_ext4(tree, target / "root.img")
 
 
 def _build_python(tree: Path, requirements: Sequence[str], target: Path) -> None:
@@ -84,11 +84,11 @@ def _build_python(tree: Path, requirements: Sequence[str], target: Path) -> None
         ["unshare", "--mount", "--pid", "--fork"]
         + [str(_INSTALL_PYTHON), str(tree), str(venv), *requirements],
     )
-    _pack(venv, target / "python.img")
+    pack_ext4(venv, target / "python.img")
     shutil.rmtree(venv)
 
 
-def _pack(tree: Path, image: Path) -> None:
+def pack_ext4(tree: Path, image: Path) -> None:
     """An uncompressed ext4 image: decompressing is what an emulated CPU is slowest at."""
     sizes = [path.lstat().st_size for path in tree.rglob("*")]
     blocks = sum(-(-size // 4096) * 4096 for size in sizes)

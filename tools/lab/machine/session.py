@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tools.lab.machine.cache import say
+from tools.lab.machine.node_image import build_node_image
 from tools.lab.machine.qemu import Boot, Size, boot
 from tools.lab.machine.rootfs import build_images
 
@@ -36,6 +37,8 @@ class Session:
     size: Size = Size()
     extras: Mapping[str, Path] = field(default_factory=dict)
     """Files that are no part of the project, by their place in the project's copy."""
+    node_image: bool = False
+    """Whether the machine has our container image, too."""
 
 
 def new_results_directory(suite: str) -> Path:
@@ -55,12 +58,13 @@ def run(session: Session, results: Path, *, prefix: str = "") -> int:
     `prefix` goes before each line of output.
     """
     images = build_images(session.suite, PROJECT)
+    node_image = build_node_image() if session.node_image else None
     results.mkdir(parents=True, exist_ok=True)
     (results / "command").write_text(_command(session))
     archive = results / "project.tar"
     _archive_project(archive, session.extras)
     started = time.monotonic()
-    order = Boot(images, archive, results, session.timeout_s, session.size, prefix)
+    order = Boot(images, archive, results, session.timeout_s, session.size, prefix, node_image)
     try:
         status = boot(order, interactive=session.interactive)
     finally:
@@ -77,6 +81,8 @@ def run_sharded(session: Session, results: Path, shards: int) -> list[int]:
     """The same command in several machines at once, each told its share (LAB_SHARD=1/2)."""
     # Once, before anything runs side by side.
     build_images(session.suite, PROJECT)
+    if session.node_image:
+        build_node_image()
 
     def run_one(number: int) -> int:
         share = {**session.environment, "LAB_SHARD": f"{number}/{shards}"}
