@@ -13,7 +13,7 @@ from tools.image.manifest import Pod, Volume
 from tools.image.oci import Namespaces, specification
 
 DAEMONSET = Path(__file__).parents[3] / "manifests" / "base" / "node" / "daemonset.yaml"
-SETTINGS = {"guard-on-unknown": "enforce", "guard-ports": ""}
+SETTINGS = {"guard-mode": "enforce", "guard-on-unknown": "enforce", "guard-ports": ""}
 
 
 @pytest.fixture
