@@ -19,7 +19,7 @@ from tools.lab.wire import Mark
 # Slow: the image is built anew for each change of the code.
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-_SETTINGS = {"guard-on-unknown": "enforce", "guard-ports": ""}
+_SETTINGS = {"guard-mode": "enforce", "guard-on-unknown": "enforce", "guard-ports": ""}
 _CAPABILITIES = {"DAC_OVERRIDE": 1, "NET_BIND_SERVICE": 10, "NET_ADMIN": 12, "AUDIT_WRITE": 29}
 _LEFT_ITS_STATE = 12
 _UP_S = 90.0
