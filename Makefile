@@ -25,7 +25,7 @@ LAB_ROOT ?= bookworm
 # Virtual machines side by side. Each has one CPU.
 LAB_SHARDS ?= 2
 TESTS ?= tests/system
-TIMEOUT_S ?= 3000
+TIMEOUT_S ?= 4500
 # Such as --parts hub --peers 10
 BENCH ?=
 
