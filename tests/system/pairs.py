@@ -16,7 +16,7 @@ from tools.lab.wire import Mark
 
 PSK = "correct horse 'battery' staple"
 UP_TIMEOUT_S = 40.0
-"""Until a fresh tunnel carries traffic; the emulated machine is about ten times slower."""
+"""Until a fresh tunnel carries traffic."""
 
 
 @dataclass

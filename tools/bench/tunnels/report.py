@@ -52,7 +52,7 @@ def render_report(measured: dict[str, Any], command: str) -> str:
     parts = [
         "# What the agent costs, and its originals\n",
         f"`{command}`\n",
-        f"{versions}. Emulated CPU, about ten times slower than the machine's: compare within a "
+        f"{versions}. Seconds are the lab's, whose clock counts instructions: compare within a "
         "table. Each contender has the same hub, peers and cheap key exchange, in turn, in one "
         "boot; `floor` is one `addconn` of all connections and nobody who watches.\n",
         "![time and load by number of peers](tunnels.png)\n",
