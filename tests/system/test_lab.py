@@ -167,7 +167,8 @@ def test_forged_packet_reaches_a_node_without_guard(lab: Lab, ipv6: bool) -> Non
 
     wait_until(lambda: listener.count(b"whole") == 5, 5, "whole packets arrive")
     wait_until(lambda: listener.count(b"fragmented") == 5, 5, "fragmented packets arrive")
-    assert b.received_packets("tun-a") == received + 10
+    # The port has counted them; a's own neighbour discovery may have come in between.
+    assert b.received_packets("tun-a") >= received + 10
     seen = lab.wire.packets(Kind.PLAINTEXT, src=a.ipv6 if ipv6 else a.ipv4)
     forged = [packet for packet in seen if packet.source_mac == mallory.address.mac]
     assert len(forged) == 5 + 5 * 3
