@@ -135,8 +135,8 @@ def test_an_installed_render_has_all_that_the_source_tree_has(
     shared_pod: Pod, tmp_path: Path
 ) -> None:
     (tmp_path / "net.yml").write_text(NETWORK)
-    command = ["ovn-ipsec", "render", "/work/net.yml", "-o", "/work/installed"]
-    mounts = [Mount(tmp_path, "/work")]
+    command = ["ovn-ipsec", "render", "/in/net.yml", "-o", "/in/installed"]
+    mounts = [Mount(tmp_path, "/in")]
     code, said = shared_pod.run(Container("render", command, mounts=mounts))
     assert code == 0, said
     assert main(["render", str(tmp_path / "net.yml"), "-o", str(tmp_path / "source")]) == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -164,19 +165,17 @@ def _bulk(
     usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
     asker = Asker(stage.hub, contender.pattern) if contender.pattern else None
     ike = Usage(stage.hub, PLUTO)
-    if asker is not None:
-        asker.__enter__()
     wanted = stage.loaded() + 2 * len(remotes)
     start = time.monotonic()
     try:
-        contender.encrypt(stage, remotes)
-        wait_until(lambda: stage.loaded() >= wanted, limit_s, "loaded", interval_s=0.5)
-        row.values["loaded_s"] = _since(start)
-        stage.wait_up(len(remotes), limit_s)
-        row.values["up_s"] = _since(start)
+        with asker or nullcontext():
+            contender.encrypt(stage, remotes)
+            wait_until(lambda: stage.loaded() >= wanted, limit_s, "loaded", interval_s=0.5)
+            row.values["loaded_s"] = _since(start)
+            stage.wait_up(len(remotes), limit_s)
+            row.values["up_s"] = _since(start)
     finally:
         if asker is not None:
-            asker.__exit__()
             row.values["queries"] = len(asker.latencies_s)
             if asker.latencies_s:
                 row.values["query_p99_s"] = round(percentile(asker.latencies_s, 0.99), 3)

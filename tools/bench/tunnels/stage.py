@@ -33,9 +33,6 @@ class Stage:
         self.hub, self.peers = lab.overlay("hub", "peers")
         batch = "".join(f"addr add {address}/16 dev eth0\n" for address in alive)
         self.peers.run(["ip", "-batch", "-"], stdin=batch)
-        self._serve()
-
-    def _serve(self) -> None:
         text = "".join(
             render_connection(f"p{number}-{role}", address, self.hub.ipv4, role, "add")
             for number, address in enumerate(self.alive)
@@ -46,13 +43,6 @@ class Stage:
         self.peers.start_pluto()
         names = [f"p{number}-{role}" for number in range(len(self.alive)) for role in _UDP]
         self.peers.load_connections(*names)
-
-    def restart_peers(self) -> None:
-        """Peers forget everybody."""
-        self.peers.shutdown_pluto()
-        self.peers.flush_xfrm("state")
-        self.peers.flush_xfrm("policy")
-        self._serve()
 
     def add_ports(self, remotes: Iterable[str]) -> None:
         """Tunnel ports without IPsec: Open vSwitch's own work on them is not measured."""
