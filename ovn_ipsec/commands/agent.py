@@ -18,7 +18,6 @@ from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.agent.node import Agent, Parts
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.row_status import RowStatus
-from ovn_ipsec.commands.control import PROGRAM
 from ovn_ipsec.commands.log import keep_rows_out_of_the_log, set_up_agent_log
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.libreswan import Libreswan
@@ -38,7 +37,7 @@ from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
 from ovn_ipsec.status.probes import Probes, ProbeServer
-from ovn_ipsec.status.serve import control_socket_path, serve_control
+from ovn_ipsec.status.serve import PROGRAM, control_socket_path, serve_control
 from ovn_ipsec.status.tls import TlsProbeServer
 from ovn_ipsec.status.unixctl import ControlServer
 

@@ -10,9 +10,9 @@ import ovs.vlog
 
 import ovn_ipsec
 from ovn_ipsec.agent.json_log import JsonFormatter
-from ovn_ipsec.commands.control import PROGRAM
 from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.settings import LogFormat, Settings
+from ovn_ipsec.status.serve import PROGRAM
 
 _VLOG = ovs.vlog.Vlog(PROGRAM)
 """Made at import: python-ovs takes no further modules once its flags have been handled."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ovn_ipsec.commands.control import PROGRAM, rundir
 from ovn_ipsec.status.command import run_status
+from ovn_ipsec.status.serve import PROGRAM, rundir
 
 
 def run(argv: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovn_ipsec.agent.clock import wall_clock
-from ovn_ipsec.commands.control import PROGRAM, rundir
+from ovn_ipsec.status.serve import PROGRAM, rundir
 from ovn_ipsec.support.bundle import Surroundings, bundle_parser, write_bundle
 
 

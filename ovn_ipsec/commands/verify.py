@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ovn_ipsec.commands.control import PROGRAM, rundir
+from ovn_ipsec.status.serve import PROGRAM, rundir
 from ovn_ipsec.verify.command import run_verify
 
 

@@ -20,7 +20,7 @@ from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.unixctl import Call, Command, ControlServer
 
 REFRESH_TIMEOUT_S = 60.0
-DEFAULT_RUNDIR = "/var/run/openvswitch"
+_DEFAULT_RUNDIR = "/var/run/openvswitch"
 
 
 class AgentControl(Protocol):
@@ -39,13 +39,21 @@ class AgentControl(Protocol):
         """Leave the main loop soon; remove our connections first if ``cleanup``. At once."""
 
 
-def control_socket_path(program: str) -> Path:
-    """Where ``ovs-appctl -t PROGRAM`` looks for the socket of this process.
+PROGRAM = "ovs-monitor-ipsec"
+"""Name of socket, pidfile and log, whatever the file is called that was run (COMPAT)."""
+
+
+def rundir() -> Path:
+    """Open vSwitch's run directory, as ``ovs-appctl`` finds it.
 
     Not ``ovs.dirs.RUNDIR``: python-ovs from PyPI has /usr/local compiled in.
     """
-    rundir = os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR
-    return Path(rundir) / f"{program}.{os.getpid()}.ctl"
+    return Path(os.environ.get("OVS_RUNDIR") or _DEFAULT_RUNDIR)
+
+
+def control_socket_path(program: str) -> Path:
+    """Where ``ovs-appctl -t PROGRAM`` looks for the socket of this process."""
+    return rundir() / f"{program}.{os.getpid()}.ctl"
 
 
 def serve_control(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
 from tests.system.pairs import PSK, settle, start_closed, wait_at_rest
+from tools.bench.tunnels.contenders import OURS, Usage
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -54,11 +53,9 @@ def test_loads_like_one_addconn_and_idles_with_half_of_the_peers_dead(
     record_property("half_up_s", round(time.monotonic() - start, 2))
     wait_at_rest(hub, children=100, timeout_s=240)
     settle(20)
-    pid = _agent_pid(hub)
-    cpu_before, began = _cpu_s(pid), time.monotonic()
+    usage = Usage(hub, OURS)
     settle(IDLE_S)
-    share = (_cpu_s(pid) - cpu_before) / (time.monotonic() - began)
-    rss_mb = _rss_mb(pid)
+    share, rss_mb = usage.core_share(), usage.rss_mb()
     record_property("idle_core_share", round(share, 4))
     record_property("rss_mb", round(rss_mb))
     assert rss_mb < 60
@@ -112,31 +109,3 @@ def _floor(hub: Node, bare: Node) -> float:
     bare.run([*argv, "--ctlsocket", "/run/pluto/pluto.ctl", *names], timeout_s=120)
     wait_until(lambda: _loaded(bare) == len(names) == 200, 60, "all is loaded")
     return _loaded_at(bare) - start
-
-
-def _agent_pid(node: Node) -> int:
-    """As seen from outside of the node, where /proc has it."""
-    inside = str(node.agent_pid())
-    for status in Path("/proc").glob("[0-9]*/status"):
-        text = status.read_text()
-        namespaced = next(line for line in text.splitlines() if line.startswith("NSpid:")).split()
-        if namespaced[-1] == inside and len(namespaced) == 3:
-            command = status.with_name("cmdline").read_bytes()
-            same_node = (status.with_name("ns") / "net").readlink() == node.netns.readlink()
-            if same_node and b"agent" in command:
-                return int(namespaced[1])
-    raise AssertionError("the agent is not in /proc")
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system seconds, children included: what it starts is its cost."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = sum(int(fields[index]) for index in (11, 12, 13, 14))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _rss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")

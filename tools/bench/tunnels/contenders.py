@@ -23,6 +23,8 @@ from tools.bench.tunnels.stage import (
 from tools.lab.container import CommandError
 from tools.lab.node import Node
 
+OURS = "ovn_ipsec.cli agent"
+"""What finds our agent by its command line."""
 _QUERIES = ("tunnels/show", "ipsec/status")
 _ROLES = ("in", "out")
 _LOAD_TIMEOUT_S = 600
@@ -59,7 +61,7 @@ class Ours:
     """``ovn-ipsec agent``."""
 
     name: str = "ovn-ipsec"
-    pattern: str | None = "ovn_ipsec.cli agent"
+    pattern: str | None = OURS
 
     def launch(self, node: Node) -> None:
         node.start_pluto()

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tools.bench.tunnels.certificate import measure_certificate
 from tools.bench.tunnels.churn import measure_churn
 from tools.bench.tunnels.contenders import (
     Asker,
@@ -30,8 +31,10 @@ from tools.lab.container import PROJECT, CommandError, LabError, wait_until
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 
+_PARTS = ("data-plane", "churn", "certificate", "hub", "mesh")
 _SETTLE_S = 5.0
 _DEAD_SETTLE_S = 30.0
+_CERTIFICATE_PEERS = 4
 _WORK_LINES = (": added IKEv2 connection", "terminating SAs using")
 """What pluto logs when it is told to do something; initiations it also begins by itself."""
 PLUTO = "^/usr/libexec/ipsec/pluto"
@@ -93,6 +96,11 @@ def main(arguments: list[str]) -> int:
             if contender.pattern is not None:
                 row = Row("churn", contender.name, 0)
                 results.measure(row, _churn(row, contender, flags.idle))
+    if "certificate" in flags.parts:
+        for contender in contenders:
+            if contender.pattern is not None:
+                row = Row("certificate", contender.name, _CERTIFICATE_PEERS)
+                results.measure(row, _certificate(row, contender, flags.limit))
     if "hub" in flags.parts:
         for peers in flags.peers:
             for contender in contenders:
@@ -112,6 +120,10 @@ def _mesh(row: Row, limit_s: float) -> Callable[[Lab], None]:
 
 def _churn(row: Row, contender: Contender, seconds: float) -> Callable[[Lab], None]:
     return lambda lab: row.values.update(measure_churn(lab, contender, seconds))
+
+
+def _certificate(row: Row, contender: Contender, limit_s: float) -> Callable[[Lab], None]:
+    return lambda lab: row.values.update(measure_certificate(lab, contender, row.peers, limit_s))
 
 
 def _data_plane(results: Results, seconds: float) -> None:
@@ -296,7 +308,7 @@ def _since(start: float) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench.tunnels.measure")
-    parser.add_argument("--parts", nargs="+", default=["data-plane", "churn", "hub", "mesh"])
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
     parser.add_argument("--peers", type=int, nargs="*", default=[10, 40, 100])
     parser.add_argument("--mesh", type=int, nargs="*", default=[5, 10, 20])
     parser.add_argument("--newer", nargs=2, action="append", metavar=("NAME", "PROGRAM"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _PHASES = (
     ("idle_half_dead_core_share", "idle, half dead, share of a core"),
     ("query_p99_s", "status query while loading, p99, s"),
     ("rss_mb", "memory of the monitor, MB"),
-    ("pluto_cpu_s", "CPU of pluto until all is up, s"),
+    ("pluto_cpu_s", "CPU of pluto and its updown scripts until all is up, s"),
     ("pluto_rss_mb", "memory of pluto, MB"),
     ("rekeys_in_fullest_minute", "child SAs that rekey in the fullest minute"),
 )
@@ -32,6 +33,57 @@ _PLOTS = (
     ("up_s", "all child SAs up (s)"),
     ("one_more_half_dead_s", "one more peer, half dead (s)"),
     ("idle_half_dead_core_share", "idle, half dead (share of a core)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is measured beside the hub, and how its table looks."""
+
+    name: str
+    title: str
+    column: str
+    """A row's column heading, as a format of its fields."""
+    lines: Sequence[tuple[str, str]]
+
+
+_PARTS = (
+    _Part(
+        "mesh",
+        "A full mesh, all agents started at once",
+        "{peers} nodes",
+        (
+            ("up_s", "until every pair is encrypted, s"),
+            ("extra_states", "states beyond the needed ones, 20 s later"),
+        ),
+    ),
+    _Part(
+        "certificate",
+        "A node's certificate replaced, 20 datagrams a second each way",
+        "{contender}",
+        (
+            ("replaced_s", "until pluto has it and all SAs are there, s"),
+            ("lost", "datagrams lost"),
+            ("negotiations", "IKE SAs negotiated because of it"),
+        ),
+    ),
+    _Part(
+        "churn",
+        "5,000 unrelated interfaces, 100 changes a second",
+        "{contender}",
+        (
+            ("still_core_share", "without changes, share of a core"),
+            ("churn_core_share", "with changes, share of a core"),
+            ("changes_per_s", "changes a second that the database took"),
+            ("rss_mb", "memory, MB"),
+        ),
+    ),
+    _Part(
+        "data-plane",
+        "What one tunnel carries",
+        "{contender}",
+        (("mbit_s", "TCP, Mbit/s"), ("packets_s", "datagrams of 64 bytes a second")),
+    ),
 )
 
 
@@ -60,59 +112,25 @@ def render_report(measured: dict[str, Any], command: str) -> str:
     for peers in sorted({row["peers"] for row in rows if row["part"] == "hub"}):
         chosen = [row for row in rows if row["part"] == "hub" and row["peers"] == peers]
         parts.append(f"## {peers} peers\n\n{_table(chosen, _PHASES)}")
-        parts += [
-            f"`{row['contender']}` gave up: {_cell(row['gave_up'])}\n"
-            for row in chosen
-            if row["gave_up"]
-        ]
-    parts += _other(
-        rows,
-        "mesh",
-        "A full mesh, all agents started at once",
-        lambda row: f"{row['peers']} nodes",
-        (
-            ("up_s", "until every pair is encrypted, s"),
-            ("extra_states", "states beyond the needed ones, 20 s later"),
-        ),
-    )
-    parts += _other(
-        rows,
-        "churn",
-        "5,000 unrelated interfaces, 100 changes a second",
-        lambda row: str(row["contender"]),
-        (
-            ("still_core_share", "without changes, share of a core"),
-            ("churn_core_share", "with changes, share of a core"),
-            ("changes_per_s", "changes a second that the database took"),
-            ("rss_mb", "memory, MB"),
-        ),
-    )
-    parts += _other(
-        rows,
-        "data-plane",
-        "What one tunnel carries",
-        lambda row: str(row["contender"]),
-        (("mbit_s", "TCP, Mbit/s"), ("packets_s", "datagrams of 64 bytes a second")),
-    )
+        parts += _given_up(chosen)
+    for part in _PARTS:
+        parts += _section([row for row in rows if row["part"] == part.name], part)
     return "\n".join(parts)
 
 
-def _other(
-    rows: Iterable[Row],
-    part: str,
-    title: str,
-    name: Callable[[Row], str],
-    lines: Sequence[tuple[str, str]],
-) -> list[str]:
-    chosen = [row | {"contender": name(row)} for row in rows if row["part"] == part]
-    if not chosen:
+def _section(rows: Sequence[Row], part: _Part) -> list[str]:
+    if not rows:
         return []
-    gave_up = [
-        f"{row['contender']} gave up: {_cell(row['gave_up'])}\n"
-        for row in chosen
+    named = [row | {"contender": part.column.format(**row)} for row in rows]
+    return [f"## {part.title}\n\n{_table(named, part.lines)}", *_given_up(named)]
+
+
+def _given_up(rows: Iterable[Row]) -> list[str]:
+    return [
+        f"`{row['contender']}` gave up: {_cell(row['gave_up'])}\n"
+        for row in rows
         if row["gave_up"]
     ]
-    return [f"## {title}\n\n{_table(chosen, lines)}", *gave_up]
 
 
 def _table(rows: Sequence[Row], lines: Sequence[tuple[str, str]]) -> str:
