@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. Targets set up what they need: a .venv with the tools, and
 # for the lab (root, Debian or a relative) QEMU and mmdebstrap on the host. See tools/lab.
 #
-#   make check      style, types, layers, unit tests; no root; under a minute
+#   make check      style, types, unused code, layers, unit tests; no root; under a minute
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
@@ -45,6 +45,7 @@ check-code:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 	$(BIN)/lint-imports
 
 # Half of the modules each (tests/conftest.py), side by side.

@@ -200,11 +200,6 @@ _TYPES = {kind: get_type_hints(kind) for kind in _KINDS.values()}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS.values()}
 
 
-def kind_of(entry: Entry) -> str:
-    """The entry's word in the log."""
-    return _WORDS[type(entry)]
-
-
 def to_json(entry: Entry) -> dict[str, Any]:
     """The entry as JSON values, ``kind`` first."""
     values: dict[str, Any] = {"kind": _WORDS[type(entry)]}

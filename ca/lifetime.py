@@ -11,7 +11,6 @@ The renewal rule is the node's, too; it reads everything from the certificate::
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from hashlib import sha256
 
 BACKDATED = timedelta(minutes=5)
 """For clocks that are behind. At most a tenth of the life: seconds of life stay seconds."""
@@ -33,11 +32,6 @@ def validity(
     if within is None:
         return start, end
     return max(start, within[0]), min(end, within[1])
-
-
-def jitter_of(der: bytes) -> float:
-    """From 0 up to 1: the certificate's own place in the spread of renewals."""
-    return int.from_bytes(sha256(der).digest()[:8], "big") / 2**64
 
 
 def renewal_moment(not_before: datetime, not_after: datetime, jitter: float = 1.0) -> datetime:

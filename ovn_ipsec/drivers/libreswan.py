@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers import xfrm
 from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
+from ovn_ipsec.drivers.libreswan_load import Load, Loader, render_files, render_load
 from ovn_ipsec.drivers.libreswan_status import (
     LoadedConnections,
     parse_connections,
-    parse_load_errors,
     parse_states,
 )
-from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, complaint, parses
+from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError
 from ovn_ipsec.drivers.pluto_log import log_file
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import (
@@ -33,8 +32,6 @@ from ovn_ipsec.model.conns import (
     KernelPolicy,
     KernelState,
     ObservedIke,
-    TunnelConfig,
-    connection_name,
 )
 from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
@@ -52,24 +49,7 @@ from ovn_ipsec.model.steps import (
 
 _OWN_LOAD_WAIT_S = 10.0
 _OWN_LOAD_POLL_S = 0.02
-_KINDS_MOST = 1000
 _UNKNOWN_CONNECTION = re.compile(r'no connection (?:or alias )?named "')
-
-
-@dataclass(slots=True)
-class _Load:
-    """A tunnel whose connections are to be loaded, and what came of it."""
-
-    step: AddConnection | ReplaceConnection
-    connections: str
-    files: TunnelFiles
-    names: tuple[str, ...]
-    error: str | None = None
-
-    @property
-    def kind(self) -> Hashable:
-        """All that an operator's options have a part in."""
-        return type(self.step.config.auth), self.step.config.keywords
 
 
 @dataclass(slots=True)
@@ -100,10 +80,9 @@ class Libreswan:
         self._paths = paths
         self._store = TunnelStore(paths)
         self._pluto = Pluto(paths, command_timeout_s, progress)
+        self._loader = Loader(self._pluto, self._store)
         self._seen = _Seen()
         self._secrets_stale = False
-        self._accepted: set[Hashable] = set()
-        self._accepted_by = ""
         self._details: Mapping[str, SaDetail] = {}
 
     @property
@@ -178,6 +157,7 @@ class Libreswan:
         self._initiate(steps, errors)
         self._each(steps, DeleteSa, self._delete_sa, errors)
         self._store.settle()
+        self._forget_secrets()
         if any(error is not None for error in errors.values()):
             self._seen.doubtful = True
         for index, step in enumerate(steps):
@@ -201,7 +181,7 @@ class Libreswan:
             self._store.remove(tunnel)
         self._store.remove_all()
         if loaded:
-            self._reread_secrets()
+            self._pluto.reread_secrets()
 
     def _observe_running(self, full: bool) -> ObservedIke:
         seen = self._seen
@@ -241,100 +221,33 @@ class Libreswan:
             time.sleep(_OWN_LOAD_POLL_S)
 
     def _load(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
-        loads: dict[int, _Load] = {}
+        loads: dict[int, Load] = {}
         for index, step in enumerate(steps):
             if isinstance(step, AddConnection | ReplaceConnection):
                 try:
-                    loads[index] = _render(step)
+                    loads[index] = render_load(step)
                 except DriverError as error:
                     errors[index] = str(error)
         if loads:
+            self._seen.doubtful = True
             try:
-                self._load_batch(list(loads.values()))
+                self._loader.load(
+                    list(loads.values()),
+                    self._seen.generation,
+                    self._delete,
+                    lambda: self._observe_running(full=True).loaded,
+                )
             except DriverError as error:
                 for load in loads.values():
                     load.error = load.error or str(error)
         errors.update({index: load.error for index, load in loads.items()})
-
-    def _load_batch(self, loads: list[_Load]) -> None:
-        self._check(loads)
-        self._write(loads)
-        good = [load for load in loads if load.error is None]
-        if not good:
-            return
-        for load in good:
-            if isinstance(load.step, ReplaceConnection):
-                for name in load.step.old_names:
-                    if name not in load.names:
-                        self._delete(name)
-        batch = text.join_batch(load.connections for load in good)
-        # With auto=start a connection is initiated at once and asynchronously; what is not in
-        # the batch is left alone.
-        said = self._pluto.addconn(batch, "--autoall")
-        self._seen.doubtful = True
-        self._confirm(good, said.stdout + said.stderr)
-
-    def _check(self, loads: list[_Load]) -> None:
-        """libreswan's own parser, before a file is written.
-
-        One file that it rejects would keep pluto from loading any at its next start. What differs
-        between tunnels of one kind was validated when it was rendered, so that one tunnel speaks
-        for its kind as long as this pluto lives.
-        """
-        if self._accepted_by != self._seen.generation or len(self._accepted) > _KINDS_MOST:
-            self._accepted, self._accepted_by = set(), self._seen.generation
-        fresh = {load.kind: load for load in loads if load.kind not in self._accepted}
-        if not fresh:
-            return
-        batch = text.join_batch(load.connections for load in fresh.values())
-        if parses(self._pluto.addconn(batch, "--checkconfig")):
-            self._accepted |= fresh.keys()
-            return
-        for load in loads:
-            if load.kind in fresh:
-                load.error = self._complaint(load)
-
-    def _complaint(self, load: _Load) -> str | None:
-        """What libreswan's parser has against this tunnel alone."""
-        done = self._pluto.addconn(load.connections, "--checkconfig")
-        if parses(done):
-            return None
-        said = complaint(done.stderr + done.stdout)
-        return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
-
-    def _write(self, loads: Iterable[_Load]) -> None:
-        wanted = [load for load in loads if load.error is None]
-        failed, secret_changed = self._store.write(load.files for load in wanted)
-        for load in wanted:
-            load.error = failed.get(load.step.tunnel)
-        if secret_changed:
-            self._reread_secrets()
-
-    def _confirm(self, loads: list[_Load], said: str) -> None:
-        loaded = self._observe_running(full=True).loaded
-        reasons = parse_load_errors(said)
-        for load in loads:
-            missing = [name for name in load.names if name not in loaded]
-            if missing:
-                reason = reasons.get(missing[0]) or "pluto's log says why"
-                load.error = (
-                    f"tunnel {load.step.tunnel}: libreswan did not load {missing[0]}: {reason}"
-                )
-                self._accepted.discard(load.kind)
-                if (rejected := self._complaint(load)) is not None:
-                    load.error = rejected
-                    self._store.remove(load.step.tunnel)
-
-    def _reread_secrets(self) -> None:
-        # Its output repeats a malformed secret in clear: never passed on.
-        self._pluto.whack("--rereadsecrets")
 
     def _record(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
         files: dict[int, TunnelFiles] = {}
         for index, step in enumerate(steps):
             if isinstance(step, RecordConnection):
                 try:
-                    files[index] = _files(step.tunnel, step.version, step.config)
+                    files[index] = render_files(step.tunnel, step.version, step.config)
                 except DriverError as error:
                     errors[index] = str(error)
         if files:
@@ -358,7 +271,7 @@ class Libreswan:
         with the next steps."""
         if self._secrets_stale:
             with contextlib.suppress(DriverError):
-                self._reread_secrets()
+                self._pluto.reread_secrets()
                 self._secrets_stale = False
 
     def _initiate(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
@@ -429,24 +342,6 @@ class Libreswan:
         errors: dict[int, str | None],
     ) -> None:
         errors.update({i: message for i, step in enumerate(steps) if isinstance(step, kind)})
-
-
-def _render(step: AddConnection | ReplaceConnection) -> _Load:
-    roles = step.config.selectors()
-    return _Load(
-        step=step,
-        connections=text.render_connections(step.tunnel, step.version, step.config),
-        files=_files(step.tunnel, step.version, step.config),
-        names=tuple(connection_name(step.tunnel, role, step.version) for role in roles),
-    )
-
-
-def _files(tunnel: str, version: int, config: TunnelConfig) -> TunnelFiles:
-    return TunnelFiles(
-        tunnel=tunnel,
-        conf=text.render_tunnel(tunnel, version, config),
-        secrets=text.render_secrets(tunnel, config),
-    )
 
 
 def _names(sas: Iterable[ChildSa | IkeSa]) -> frozenset[str]:

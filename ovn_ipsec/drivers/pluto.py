@@ -60,6 +60,14 @@ class Pluto:
         """
         return self._tell("--asynchronous", "--name", name, "--initiate")
 
+    def reread_secrets(self) -> None:
+        """Have pluto forget all secrets and read the files' anew (ipsec_secrets(5)).
+
+        Raises PlutoDownError, CommandError.
+        """
+        # Its output repeats a malformed secret in clear: never passed on.
+        self.whack("--rereadsecrets")
+
     def delete_state(self, serial: int) -> None:
         """Have pluto delete an SA. It answers after the exchange with the peer, if that ends."""
         self._tell("--deletestate", str(serial))

@@ -193,11 +193,6 @@ class OvsdbSource:
         return self._in_sync
 
     @property
-    def connected(self) -> bool:
-        """The snapshot is current: changes arrive as they happen."""
-        return self._problem is None
-
-    @property
     def problem(self) -> str | None:
         """Why the snapshot may be out of date; None while connected."""
         return self._problem

@@ -43,7 +43,7 @@ def _tunnels(source: OvsdbSource) -> dict[str, TunnelFact]:
 
 def test_tunnel_appears_changes_and_disappears(running: OvsdbServer, source: OvsdbSource) -> None:
     running.vsctl("set", "open", ".", "other_config:certificate=/a.pem")
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     assert source.snapshot()[0].other_config == {"certificate": "/a.pem"}
     assert source.snapshot()[1] == ()
 
@@ -73,7 +73,7 @@ def test_interface_that_stops_being_a_tunnel_goes(
 
 
 def test_changes_of_other_ports_are_not_noticed(running: OvsdbServer, source: OvsdbSource) -> None:
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     running.vsctl("add-port", "br0", "vm1", "--", "set", "interface", "vm1", "external_ids:a=b")
     running.vsctl("set", "port", "vm1", "tag=7", "--", "set", "bridge", "br0", "external_ids:c=d")
     assert idle(source, 0.5) == 0
@@ -83,7 +83,7 @@ def test_server_crash_and_restart_lose_nothing_and_change_nothing(
     running: OvsdbServer, source: OvsdbSource
 ) -> None:
     running.vsctl(*_TUNNEL, "options:remote_ip=192.0.2.1")
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     before = source.snapshot()
     assert before[1] != ()
 
@@ -91,7 +91,7 @@ def test_server_crash_and_restart_lose_nothing_and_change_nothing(
 
     def connected() -> bool:
         seen.append(source.snapshot())
-        return source.connected
+        return source.problem is None
 
     for _ in range(3):
         running.kill()
@@ -109,12 +109,12 @@ def test_change_made_while_disconnected_is_seen_after_reconnect(
     running: OvsdbServer, source: OvsdbSource
 ) -> None:
     running.vsctl(*_TUNNEL, "options:remote_ip=192.0.2.1")
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     running.kill()
-    drive(source, lambda: not source.connected)
+    drive(source, lambda: source.problem is not None)
     running.start()
     running.vsctl("set", "interface", "t1", "options:remote_ip=192.0.2.2")
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     assert _tunnels(source)["t1"].options == {"remote_ip": "192.0.2.2"}
 
 
@@ -128,7 +128,7 @@ def test_server_absent_at_start_is_waited_for_with_a_reason(
     assert not source.in_sync
     server.start()
     server.vsctl("init")
-    drive(source, lambda: source.in_sync and source.connected)
+    drive(source, lambda: source.in_sync and source.problem is None)
 
 
 def test_database_that_is_not_set_up_yet_is_no_empty_world(
@@ -145,7 +145,7 @@ def test_database_replaced_by_an_empty_one_keeps_the_last_snapshot(
     running: OvsdbServer, source: OvsdbSource
 ) -> None:
     running.vsctl(*_TUNNEL)
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     before = source.snapshot()
     running.kill()
     running.create(vswitch_schema())
@@ -181,7 +181,7 @@ def test_column_that_is_only_shown_may_be_missing(tmp_path: Path) -> None:
     source = OvsdbSource(server.remote)
     try:
         server.vsctl("init")
-        drive(source, lambda: source.connected)
+        drive(source, lambda: source.problem is None)
     finally:
         source.close()
         server.kill()
@@ -191,7 +191,7 @@ def test_schema_changed_across_a_restart_keeps_the_tunnels_and_says_so(
     running: OvsdbServer, source: OvsdbSource
 ) -> None:
     running.vsctl(*_TUNNEL)
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     before = source.snapshot()
     running.kill()
     schema = vswitch_schema()
@@ -221,7 +221,7 @@ def test_port_on_a_userspace_bridge_is_marked_whatever_comes_first(
     running: OvsdbServer, source: OvsdbSource
 ) -> None:
     running.vsctl(*_TUNNEL)
-    drive(source, lambda: source.connected)
+    drive(source, lambda: source.problem is None)
     assert _tunnels(source)["t1"].datapath_type == "system"
     running.vsctl("set", "bridge", "br0", "datapath_type=netdev")
     drive(source, lambda: _tunnels(source)["t1"].datapath_type == "netdev")

@@ -39,7 +39,6 @@ pytestmark = pytest.mark.kubernetes
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 NAMESPACE = "ovn-ipsec"
-CONFIG_MAP = f"/api/v1/namespaces/{NAMESPACE}/configmaps/ovn-ipsec-ca"
 AGENT = service_account(NAMESPACE, "ovn-ipsec")
 KEEPING = service_account(NAMESPACE, "may-not-delete")
 SIGNER = "ipsec.ovn.org/node"

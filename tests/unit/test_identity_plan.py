@@ -227,8 +227,6 @@ class World:
     memory: Memory = field(default_factory=Memory)
     keys: int = 0
     root: str = "root"
-    token_used: bool = False
-    unprotected: timedelta = timedelta()
 
     def step(self, fails: bool, dies: bool) -> None:
         decision = plan(self.facts, self.memory, self.now)
@@ -257,7 +255,6 @@ class World:
             case Obtain(way, number):
                 assert facts.pending is not None
                 assert way is Way.TOKEN or (current is not None and current.number == number)
-                self.token_used |= way is Way.TOKEN
                 self.install(facts.pending.public_key)
             case Point(number):
                 assert current is not None and number == current.number

@@ -47,9 +47,6 @@ class Ovn:
         """``ovn-nbctl``; with ``--wait=hv`` it returns when every chassis has caught up."""
         return self.central.run(["ovn-nbctl", PATIENT, "--timeout=60", *arguments], timeout_s=90)
 
-    def sbctl(self, *arguments: str) -> str:
-        return self.central.run(["ovn-sbctl", PATIENT, "--timeout=60", *arguments], timeout_s=90)
-
     def join(self, node: Node, *, encapsulation: str = "geneve") -> None:
         """Start ovn-controller on a node (and Open vSwitch, unless it runs)."""
         if not node.path("/run/openvswitch/ovs-vswitchd.pid").exists():

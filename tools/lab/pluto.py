@@ -67,10 +67,6 @@ class PlutoHost(Host):
     def pluto_log(self) -> str:
         return self.read_file(PLUTO_LOG)
 
-    def xfrm_state(self) -> str:
-        """``ip -s xfrm state`` as the kernel tells it, keys left out."""
-        return self.run(["ip", "-s", "xfrm", "state", "list", "nokeys"])
-
     def xfrm_policy(self) -> str:
         """``ip -s xfrm policy``, without the exceptions that sockets (pluto's) have."""
         return self.run(["ip", "-s", "xfrm", "policy", "list", "nosock"])

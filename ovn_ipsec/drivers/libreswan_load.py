@@ -1,0 +1,139 @@
+"""Gives pluto many connections at once: one check, one write of files, one addconn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.drivers.libreswan_files import TunnelFiles, TunnelStore
+from ovn_ipsec.drivers.libreswan_status import parse_load_errors
+from ovn_ipsec.drivers.pluto import Pluto, complaint, parses
+from ovn_ipsec.model.conns import TunnelConfig, connection_name
+from ovn_ipsec.model.steps import AddConnection, ReplaceConnection
+
+_KINDS_MOST = 1000
+
+
+@dataclass(slots=True)
+class Load:
+    """A tunnel whose connections are to be loaded, and what came of it."""
+
+    step: AddConnection | ReplaceConnection
+    connections: str
+    files: TunnelFiles
+    names: tuple[str, ...]
+    error: str | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """All that an operator's options have a part in."""
+        return type(self.step.config.auth), self.step.config.keywords
+
+
+class Loader:
+    """Loads into one pluto, and remembers which kinds of tunnel its parser accepts."""
+
+    def __init__(self, pluto: Pluto, store: TunnelStore) -> None:
+        self._pluto, self._store = pluto, store
+        self._accepted: set[Hashable] = set()
+        self._accepted_by = ""
+
+    def load(
+        self,
+        loads: Sequence[Load],
+        generation: str,
+        drop: Callable[[str], None],
+        read_loaded: Callable[[], frozenset[str]],
+    ) -> None:
+        """Load them all; each one's ``error`` says what came of it.
+
+        ``generation`` is of the pluto that runs, ``drop`` takes a connection from it, and
+        ``read_loaded`` asks it which it has. Raises DriverError: the loads without an error of
+        their own have failed with it.
+        """
+        self._check(loads, generation)
+        self._write(loads)
+        good = [load for load in loads if load.error is None]
+        if not good:
+            return
+        for load in good:
+            if isinstance(load.step, ReplaceConnection):
+                for name in load.step.old_names:
+                    if name not in load.names:
+                        drop(name)
+        batch = text.join_batch(load.connections for load in good)
+        # With auto=start a connection is initiated at once and asynchronously; what is not in
+        # the batch is left alone.
+        said = self._pluto.addconn(batch, "--autoall")
+        self._confirm(good, read_loaded(), said.stdout + said.stderr)
+
+    def _check(self, loads: Sequence[Load], generation: str) -> None:
+        """libreswan's own parser, before a file is written.
+
+        One file that it rejects would keep pluto from loading any at its next start. What differs
+        between tunnels of one kind was validated when it was rendered, so that one tunnel speaks
+        for its kind as long as this pluto lives.
+        """
+        if self._accepted_by != generation or len(self._accepted) > _KINDS_MOST:
+            self._accepted, self._accepted_by = set(), generation
+        fresh = {load.kind: load for load in loads if load.kind not in self._accepted}
+        if not fresh:
+            return
+        batch = text.join_batch(load.connections for load in fresh.values())
+        if parses(self._pluto.addconn(batch, "--checkconfig")):
+            self._accepted |= fresh.keys()
+            return
+        for load in loads:
+            if load.kind in fresh:
+                load.error = self._complaint(load)
+
+    def _complaint(self, load: Load) -> str | None:
+        """What libreswan's parser has against this tunnel alone."""
+        done = self._pluto.addconn(load.connections, "--checkconfig")
+        if parses(done):
+            return None
+        said = complaint(done.stderr + done.stdout)
+        return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
+
+    def _write(self, loads: Iterable[Load]) -> None:
+        wanted = [load for load in loads if load.error is None]
+        failed, secret_changed = self._store.write(load.files for load in wanted)
+        for load in wanted:
+            load.error = failed.get(load.step.tunnel)
+        if secret_changed:
+            self._pluto.reread_secrets()
+
+    def _confirm(self, loads: Iterable[Load], loaded: frozenset[str], said: str) -> None:
+        reasons = parse_load_errors(said)
+        for load in loads:
+            missing = [name for name in load.names if name not in loaded]
+            if missing:
+                reason = reasons.get(missing[0]) or "pluto's log says why"
+                load.error = (
+                    f"tunnel {load.step.tunnel}: libreswan did not load {missing[0]}: {reason}"
+                )
+                self._accepted.discard(load.kind)
+                if (rejected := self._complaint(load)) is not None:
+                    load.error = rejected
+                    self._store.remove(load.step.tunnel)
+
+
+def render_load(step: AddConnection | ReplaceConnection) -> Load:
+    """What a step wants to be loaded. Raises DriverError: it cannot be written safely."""
+    roles = step.config.selectors()
+    return Load(
+        step=step,
+        connections=text.render_connections(step.tunnel, step.version, step.config),
+        files=render_files(step.tunnel, step.version, step.config),
+        names=tuple(connection_name(step.tunnel, role, step.version) for role in roles),
+    )
+
+
+def render_files(tunnel: str, version: int, config: TunnelConfig) -> TunnelFiles:
+    """The tunnel's own files. Raises DriverError as above."""
+    return TunnelFiles(
+        tunnel=tunnel,
+        conf=text.render_tunnel(tunnel, version, config),
+        secrets=text.render_secrets(tunnel, config),
+    )
