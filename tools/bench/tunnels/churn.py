@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 from typing import Any
 
 from tools.bench.tunnels.contenders import Contender, Usage
+from tools.bench.tunnels.jsonrpc import Connection
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 
@@ -18,32 +17,21 @@ _SETTLE_S = 20.0
 
 
 class _Database:
-    """A connection to the node's ovsdb-server (RFC 7047); ovs-vsctl is too slow to make a load."""
+    """The node's ovsdb-server (RFC 7047); ovs-vsctl is too slow to make a load."""
 
     def __init__(self, node: Node) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(node.path("/run/openvswitch/db.sock")))
-        self._decoder = json.JSONDecoder()
+        self._connection = Connection(node.path("/run/openvswitch/db.sock"))
 
     def transact(self, *operations: object) -> list[Any]:
         """The results; LookupError when one is an error."""
-        request = {"id": 1, "method": "transact", "params": ["Open_vSwitch", *operations]}
-        self._socket.sendall(json.dumps(request).encode())
-        text = ""
-        while True:
-            text += self._socket.recv(1 << 20).decode()
-            try:
-                answer, _ = self._decoder.raw_decode(text)
-            except ValueError:
-                continue
-            results: list[Any] = answer["result"]
-            for result in results:
-                if result and "error" in result:
-                    raise LookupError(f"OVSDB: {result}")
-            return results
+        results: list[Any] = self._connection.call("transact", ["Open_vSwitch", *operations])
+        for result in results:
+            if result and "error" in result:
+                raise LookupError(f"OVSDB: {result}")
+        return results
 
     def close(self) -> None:
-        self._socket.close()
+        self._connection.close()
 
 
 def measure_churn(lab: Lab, contender: Contender, seconds: float) -> dict[str, float]:
