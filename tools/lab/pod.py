@@ -27,6 +27,10 @@ _DAEMONSET = PROJECT / "manifests" / "base" / "node" / "daemonset.yaml"
 _INIT = "guard"
 _CONTAINERS = ("agent", "pluto")
 """In the manifest's order, which is the order in which a kubelet starts them."""
+_PIDFILES = {
+    "agent": "/run/ovn-ipsec/ovs-monitor-ipsec.pid",
+    "pluto": "/run/pluto/pluto.pid",
+}
 _STATE = "/var/lib/ovn-ipsec"
 _READY = "http://127.0.0.1:9311/readyz"
 _numbers = count(1)
@@ -102,9 +106,9 @@ class NodePod:
         return self.execute("agent", "ovs-appctl", "-t", "ovs-monitor-ipsec", *arguments)
 
     def process_status(self, container: str) -> dict[str, str]:
-        """The kernel's word on a container's first process (proc(5), /proc/PID/status)."""
-        process = self._running().process(container)
-        lines = self._node.run(["cat", f"/proc/{process}/status"]).splitlines()
+        """The kernel's word on a container's daemon (proc(5), /proc/PID/status)."""
+        command = f"cat /proc/$(cat {_PIDFILES[container]})/status"
+        lines = self.execute(container, "sh", "-c", command).splitlines()
         return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
     def log(self, container: str) -> str:
