@@ -14,14 +14,17 @@ _WHACK = "/usr/libexec/ipsec/whack"
 class PlutoHost(Host):
     """A host that can run pluto, from the distribution's configuration and default paths."""
 
-    def start_pluto(self, *, check_configuration: bool = False) -> None:
+    def start_pluto(self, *, check_configuration: bool = False, open_files: int = 0) -> None:
         """Start pluto with the packaged unit's command line; returns when it answers.
 
         `check_configuration` also runs the unit's ExecStartPre lines, which takes seconds in an
         emulated machine. They flush XFRM (bookworm) and check NSS, so they matter after a crash.
+        pluto needs two `open_files` for each address of the node (udp/500 and udp/4500); without
+        a word about them it may have as many as its parent.
         """
         fast = {} if check_configuration else {"SKIP_EXEC_START_PRE": "1"}
-        self.run(["systemctl", "start", "ipsec"], environment=fast)
+        limit = ["prlimit", f"--nofile={open_files}"] if open_files else []
+        self.run([*limit, "systemctl", "start", "ipsec"], environment=fast)
 
     def ipsec_restart(self) -> None:
         """``ipsec restart``: the packaged unit's stop and start sequences."""

@@ -48,6 +48,8 @@ class Row:
     contender: str
     peers: int
     values: dict[str, float] = field(default_factory=dict)
+    rekeys_due_s: list[int] = field(default_factory=list)
+    """Of the hub's child SAs, when all are up."""
     gave_up: str = ""
     """What was not done within the limit; nothing was measured after it."""
 
@@ -159,7 +161,8 @@ def measure_hub(
     time.sleep(_SETTLE_S)
     _bulk(stage, contender, first, row, limit_s)
     _idle(stage, contender, row, "idle_core_share", idle_s)
-    row.values |= _rekey_spread(stage)
+    row.rekeys_due_s = _rekeys_due(stage)
+    row.values |= _rekey_spread(row.rekeys_due_s)
     _one_more(stage, contender, second_last, len(first), row, "one_more", limit_s)
     contender.encrypt(stage, dead)
     time.sleep(dead_settle_s)
@@ -208,10 +211,14 @@ def _idle(stage: Stage, contender: Contender, row: Row, name: str, idle_s: float
         row.values[name] = round(usage.core_share(), 4)
 
 
-def _rekey_spread(stage: Stage) -> dict[str, float]:
-    """When pluto will rekey its child SAs: how many of them in the fullest minute."""
+def _rekeys_due(stage: Stage) -> list[int]:
+    """In how many seconds pluto will rekey each of its child SAs."""
     status = stage.hub.whack("--status")
-    due = [int(found) for found in re.findall(r"ESTABLISHED_CHILD_SA .*?REKEY in (\d+)s", status)]
+    return [int(due) for due in re.findall(r"ESTABLISHED_CHILD_SA .*?REKEY in (\d+)s", status)]
+
+
+def _rekey_spread(due: list[int]) -> dict[str, float]:
+    """How many of them in the fullest minute, and in which span."""
     minutes = [each // 60 for each in due]
     values: dict[str, float] = {"rekeys_known": len(due)}
     if due:

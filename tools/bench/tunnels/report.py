@@ -94,7 +94,8 @@ def write_report(results: Sequence[Path], docs: Path, command: str) -> None:
     measured = runs[-1] | {"rows": [row for run in runs for row in run["rows"]]}
     (docs / "tunnels.json").write_text(json.dumps(measured, indent=1) + "\n")
     (docs / "tunnels.md").write_text(render_report(measured, command))
-    plot(measured["rows"], docs / "tunnels.png")
+    plot_hubs(measured["rows"], docs / "tunnels.png")
+    plot_rekeys(measured["rows"], docs / "rekeys.png")
 
 
 def render_report(measured: dict[str, Any], command: str) -> str:
@@ -108,6 +109,7 @@ def render_report(measured: dict[str, Any], command: str) -> str:
         "table. Each contender has the same hub, peers and cheap key exchange, in turn, in one "
         "boot; `floor` is one `addconn` of all connections and nobody who watches.\n",
         "![time and load by number of peers](tunnels.png)\n",
+        "![rekeys by the minute](rekeys.png)\n",
     ]
     for peers in sorted({row["peers"] for row in rows if row["part"] == "hub"}):
         chosen = [row for row in rows if row["part"] == "hub" and row["peers"] == peers]
@@ -151,7 +153,28 @@ def _cell(text: str) -> str:
     return text.splitlines()[0].replace("|", "\\|")
 
 
-def plot(rows: Sequence[Row], target: Path) -> None:
+def plot_rekeys(rows: Sequence[Row], target: Path) -> None:
+    """When a hub's child SAs are rekeyed, minute by minute, where it has the most peers."""
+    # Only who measures needs it: the extra "bench".
+    from matplotlib.figure import Figure
+
+    hubs = [row for row in rows if row.get("rekeys_due_s")]
+    if not hubs:
+        return
+    chosen = max(hubs, key=lambda row: (row["contender"] == "ovn-ipsec", int(row["peers"])))
+    minutes = [due / 60 for due in chosen["rekeys_due_s"]]
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.hist(minutes, bins=range(int(min(minutes)), int(max(minutes)) + 2))
+    ax.set(
+        title=f"rekeys of {len(minutes)} child SAs ({chosen['contender']}, all set up at once)",
+        xlabel="minutes after the set-up",
+        ylabel="rekeys a minute",
+    )
+    figure.savefig(target, dpi=90)
+
+
+def plot_hubs(rows: Sequence[Row], target: Path) -> None:
     """One picture per quantity, logarithmic both ways."""
     # Only who measures needs it: the extra "bench".
     from matplotlib.figure import Figure

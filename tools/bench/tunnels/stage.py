@@ -40,7 +40,7 @@ class Stage:
         )
         self.peers.write_file("/etc/ipsec.conf", f"config setup\n\n{text}", 0o600)
         write_secret(self.peers)
-        self.peers.start_pluto()
+        self.peers.start_pluto(open_files=1024 + 2 * len(self.alive))
         names = [f"p{number}-{role}" for number in range(len(self.alive)) for role in _UDP]
         self.peers.load_connections(*names)
 
