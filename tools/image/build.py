@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.image.containerfile import packages, read_config
-from tools.lab.machine.build import run_program
+from tools.lab.machine.build import run_in_root, run_program
 from tools.lab.machine.cache import ensure, say
 
 PROJECT = Path(__file__).parents[2]
@@ -112,10 +112,8 @@ def _make_venv(builder: Path, work: Path) -> None:
         else:
             shutil.copy(origin, source / name)
     shutil.copy(_HERE / "make-venv.sh", source / "make-venv.sh")
-    run_program(
-        ["unshare", "--mount", "--pid", "--fork", str(_HERE / "in-builder.sh"), str(builder)]
-        + [str(source), str(output), "/src/make-venv.sh", "/src", "/opt/ovn-ipsec"]
-    )
+    binds = {source: "/src", output: "/opt"}
+    run_in_root(builder, binds, ["/src/make-venv.sh", "/src", "/opt/ovn-ipsec"])
     run_program(
         ["tar", "--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
         + ["--directory", str(output), "--transform=s,^\\./,opt/,", "--file"]

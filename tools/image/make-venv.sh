@@ -1,9 +1,8 @@
 #!/bin/sh
-# Installs the project, from a wheel, into a virtual environment.
+# Installs the project, from a wheel, into a virtual environment; in the builder's root.
 #   make-venv.sh SOURCE TARGET
 set -eu
 source=$1 target=$2
-export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 work=$(mktemp -d)
 python3 -m venv "$work/build"
 "$work/build/bin/pip" wheel --quiet --no-deps --wheel-dir "$work" "$source"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_IN_ROOT = Path(__file__).with_name("in-root.sh")
 
 
 class BuildError(Exception):
@@ -24,3 +28,13 @@ def run_program(argv: list[str]) -> None:
     )
     if done.returncode != 0:
         raise BuildError(f"{argv[0]} failed with {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def run_in_root(root: Path, binds: Mapping[Path, str], argv: Sequence[str]) -> None:
+    """Run it in an unpacked Debian root, where each directory of ``binds`` has its place.
+
+    Raises BuildError when it fails.
+    """
+    places = [f"{outside}:{inside}" for outside, inside in binds.items()]
+    isolated = ["unshare", "--mount", "--pid", "--fork"]
+    run_program([*isolated, str(_IN_ROOT), str(root), *places, "--", *argv])

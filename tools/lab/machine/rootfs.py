@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.lab.machine.build import run_program
+from tools.lab.machine.build import run_in_root, run_program
 from tools.lab.machine.cache import cache_dir, ensure
 from tools.lab.machine.kernel import unpack_kernel
 from tools.lab.machine.recipe import python_recipe, root_recipe
@@ -80,10 +80,10 @@ def _build_root(suite: str, packages: Sequence[str], target: Path) -> None:
 def _build_python(tree: Path, requirements: Sequence[str], target: Path) -> None:
     venv = target / "venv"
     venv.mkdir()
-    run_program(
-        ["unshare", "--mount", "--pid", "--fork"]
-        + [str(_INSTALL_PYTHON), str(tree), str(venv), *requirements],
-    )
+    inside = "/opt/scripts"
+    binds = {venv: "/opt/venv", _HERE: inside}
+    script = f"{inside}/{_INSTALL_PYTHON.name}"
+    run_in_root(tree, binds, [script, "/opt/venv", *requirements])
     pack_ext4(venv, target / "python.img")
     shutil.rmtree(venv)
 
