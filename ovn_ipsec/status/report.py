@@ -36,15 +36,42 @@ NO_TUNNELS = "No tunnels configured with IPsec"
 _Item = TypeVar("_Item")
 
 
-def render_tunnels(snapshot: Snapshot, now_s: float, name: str | None = None) -> str | None:
+class TunnelTexts:
+    """What was last said of each tunnel, so that only a changed one costs work again.
+
+    To compare a tunnel takes a quarter of the time that it takes to render it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[TunnelStatus, str]] = {}
+
+    def of(self, tunnel: TunnelStatus) -> str:
+        """Its lines."""
+        known = self._known.get(tunnel.name)
+        text = known[1] if known and known[0] == tunnel else _tunnel_block(tunnel)
+        self._known[tunnel.name] = (tunnel, text)
+        return text
+
+    def keep(self, tunnels: Iterable[TunnelStatus]) -> None:
+        """Forget all others."""
+        names = {tunnel.name for tunnel in tunnels}
+        for gone in self._known.keys() - names:
+            del self._known[gone]
+
+
+def render_tunnels(
+    snapshot: Snapshot, now_s: float, name: str | None = None, texts: TunnelTexts | None = None
+) -> str | None:
     """The text of ``tunnels/show [IFACE]``; None when there is no tunnel ``name``."""
+    texts = texts or TunnelTexts()
+    texts.keep(snapshot.tunnels)
     tunnels = chosen_tunnels(snapshot, name)
     if tunnels is None:
         return None
     node = render_node(snapshot, now_s)
     if not tunnels:
         return f"{NO_TUNNELS}\n" + (node if _alarming(snapshot, now_s) else "")
-    return "".join(f"{_tunnel_block(tunnel)}\n" for tunnel in tunnels) + node
+    return "".join(f"{texts.of(tunnel)}\n" for tunnel in tunnels) + node
 
 
 def render_node(snapshot: Snapshot, now_s: float) -> str:

@@ -95,6 +95,7 @@ class _Answers:
         self._control = control
         self._server = server
         self._refresh_timeout_s = refresh_timeout_s
+        self._texts = report.TunnelTexts()
         self._refreshing: list[Call] = []
         self._refresher_runs = False
 
@@ -110,7 +111,7 @@ class _Answers:
             if value is not None:
                 call.reply_json(value)
                 return
-        text = report.render_tunnels(snapshot, now_s, name)
+        text = report.render_tunnels(snapshot, now_s, name, self._texts)
         if text is None:
             call.reply_error(
                 f"{name}: no such tunnel with an IPsec option; tunnels/show lists all"

@@ -30,6 +30,7 @@ from ovn_ipsec.model.conns import (
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState
 from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.report import (
+    TunnelTexts,
     ike_unknown,
     render_ipsec_status,
     render_tunnels,
@@ -272,6 +273,18 @@ def test_one_tunnel_by_name_and_an_unknown_name() -> None:
     assert shown(taken, name="other").count("Interface name:") == 1
     assert render_tunnels(taken, 101.0, "nobody") is None
     assert json_tunnels(taken, 101.0, "nobody") is None
+
+
+def test_texts_kept_for_the_next_answer_are_those_of_the_tunnels_as_they_are_now() -> None:
+    texts = TunnelTexts()
+    other = replace(WANTED, name="other")
+    for taken in (
+        snapshot(WANTED, other),
+        snapshot(WANTED, other, errors={NAME: "addconn: exit code 1"}),
+        snapshot(WANTED),
+        snapshot(WANTED, replace(other, warnings=("ipsec_foo: unknown, ignored",))),
+    ):
+        assert render_tunnels(taken, 101.0, texts=texts) == shown(taken)
 
 
 def test_dict_answers_are_python_literals() -> None:
