@@ -5,46 +5,41 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ovn_ipsec.errors import SourceError
 
 _ANY_PORT = 6081
-"""Only for routing rules that look at ports; nothing is sent."""
+"""Only for routing rules that look at ports."""
 
-# linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
+# linux/netlink.h, linux/rtnetlink.h
 _HEADER = struct.Struct("=IHHII")
+_ROUTE = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
-_REQUEST_DUMP = 0x301
-_DONE, _ERROR, _NEW_ADDRESS, _GET_ADDRESSES = 3, 2, 20, 22
-_IFADDRMSG_BYTES = 8
-_IFA_LOCAL = 2
+_REQUEST = 1
+_NEW_ROUTE, _GET_ROUTE = 24, 26
+_UNICAST, _LOCAL = 1, 2
+_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_IP_PROTO, _RTA_DPORT = 1, 4, 7, 27, 29
+_REPLY_BYTES = 1 << 16
 
 
-def _own_ipv4() -> frozenset[str]:
-    """Every IPv4 address of this node. Raises SourceError."""
-    request = _HEADER.pack(_HEADER.size + _IFADDRMSG_BYTES, _GET_ADDRESSES, _REQUEST_DUMP, 1, 0)
-    request += bytes([socket.AF_INET]).ljust(_IFADDRMSG_BYTES, b"\0")
-    own: set[str] = set()
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
-            kernel.sendto(request, (0, 0))
-            while True:
-                for kind, body in _pieces(kernel.recv(1 << 16), _HEADER):
-                    if kind == _NEW_ADDRESS:
-                        attributes = _pieces(body[_IFADDRMSG_BYTES:], _ATTRIBUTE)
-                        own |= {
-                            str(ipaddress.IPv4Address(value))
-                            for name, value in attributes
-                            if name == _IFA_LOCAL
-                        }
-                    elif kind in (_DONE, _ERROR):
-                        return frozenset(own)
-    except OSError as error:
-        raise SourceError(f"this node's addresses cannot be read: {error}") from error
+def _request(remote: ipaddress.IPv4Address | ipaddress.IPv6Address, interface: int) -> bytes:
+    family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
+    body = _ROUTE.pack(family, remote.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    body += _attribute(_RTA_DST, remote.packed)
+    body += _attribute(_RTA_IP_PROTO, bytes([socket.IPPROTO_UDP]))
+    body += _attribute(_RTA_DPORT, _ANY_PORT.to_bytes(2, "big"))
+    if interface:
+        body += _attribute(_RTA_OIF, struct.pack("=I", interface))
+    return _HEADER.pack(_HEADER.size + len(body), _GET_ROUTE, _REQUEST, 1, 0) + body
 
 
-def _pieces(data: bytes, head: struct.Struct) -> Iterable[tuple[int, bytes]]:
+def _attribute(name: int, value: bytes) -> bytes:
+    padding = bytes(-len(value) % 4)
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), name) + value + padding
+
+
+def _pieces(data: bytes, head: struct.Struct) -> Iterator[tuple[int, bytes]]:
     """Netlink's packing: length and kind in the head, the next piece at a multiple of four."""
     offset = 0
     while offset + head.size <= len(data):
@@ -56,24 +51,34 @@ def _pieces(data: bytes, head: struct.Struct) -> Iterable[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _source_address(remote: str) -> str | None:
+def _source_address(kernel: socket.socket, text: str) -> str | None:
     try:
-        family, kind, _, _, target = socket.getaddrinfo(
-            remote, _ANY_PORT, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        with socket.socket(family, kind) as probe:
-            # connect() on a datagram socket chooses route and source (udp(7)), no more.
-            probe.connect(target)
-            source: str = probe.getsockname()[0]
-    except (OSError, UnicodeError, ValueError):
+        remote = ipaddress.ip_address(text)
+        interface = _scope(remote)
+    except (ValueError, OSError):
         return None
-    address = ipaddress.ip_address(source)
-    if address.is_unspecified:
-        return None
-    if address.is_loopback:
-        # Only what this node delivers to itself leaves from a loopback address.
-        return str(ipaddress.ip_address(str(target[0]).partition("%")[0]))
-    return str(address)
+    kernel.sendto(_request(remote, interface), (0, 0))
+    for kind, body in _pieces(kernel.recv(_REPLY_BYTES), _HEADER):
+        if kind == _NEW_ROUTE:
+            type_ = _ROUTE.unpack_from(body)[7]
+            if type_ == _LOCAL:
+                return str(ipaddress.ip_address(remote.packed))
+            preferred = dict(_pieces(body[_ROUTE.size :], _ATTRIBUTE)).get(_RTA_PREFSRC)
+            if type_ == _UNICAST and preferred is not None:
+                return str(ipaddress.ip_address(preferred))
+    return None
+
+
+def _scope(remote: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    """The interface that the address is on; 0: routing finds it.
+
+    Raises OSError (no such interface), ValueError (a link-local address that does not say).
+    """
+    if isinstance(remote, ipaddress.IPv4Address) or not remote.is_link_local:
+        return 0
+    if remote.scope_id is None:
+        raise ValueError(f"{remote} is on every link")
+    return socket.if_nametoindex(remote.scope_id)
 
 
 class LocalAddresses:
@@ -84,11 +89,14 @@ class LocalAddresses:
 
         IPv6 link-local addresses need their scope (``fe80::1%eth0``). An address of this node
         is its own source: ``lookup([a])[a] == a`` says that ``a`` is local. Anything that is
-        not a numeric address has no route.
+        not a numeric address has no route. Raises SourceError.
+
+        The route alone is asked for (rtnetlink(7), RTM_GETROUTE). A datagram socket's connect()
+        would go through the IPsec policies as well: it fails where one blocks, and asks for an
+        SA where one requires it.
         """
-        sources = {remote: _source_address(remote) for remote in remotes}
-        # The route to an own address names the first address of its network as the source.
-        if any(source not in (None, remote) for remote, source in sources.items()):
-            own = _own_ipv4()
-            sources |= {remote: remote for remote in sources if remote in own}
-        return sources
+        try:
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
+                return {remote: _source_address(kernel, remote) for remote in remotes}
+        except OSError as error:
+            raise SourceError(f"the kernel's routes cannot be asked: {error}") from error

@@ -63,6 +63,35 @@ def test_second_address_of_a_network_is_its_own_source_too() -> None:
     assert LocalAddresses().lookup(own) == {address: address for address in own}
 
 
+def test_lookup_asks_no_ipsec_policy() -> None:
+    """A blocking one made the route vanish, one without SA made pluto negotiate."""
+    _ip("link", "add", "wire", "type", "veth", "peer", "name", "far")  # lo has no policies
+    ends = {"192.0.2.65": "192.0.2.66", "2001:db8:3::1": "2001:db8:3::2"}
+    for near, length in zip(ends, ("26", "64"), strict=True):
+        _ip("addr", "add", f"{near}/{length}", "dev", "wire", *["nodad"] * (":" in near))
+    for end in ("wire", "far"):
+        _ip("link", "set", end, "up")
+    for action in (["action", "block"], ["tmpl", "proto", "esp", "mode", "transport"]):
+        for near, remote in ends.items():
+            out = ["src", near, "dst", remote, "proto", "udp", "dport", "6081", "dir", "out"]
+            _ip("xfrm", "policy", "add", *out, *action)
+        events = KernelEvents()
+        assert LocalAddresses().lookup(ends.values()) == {
+            remote: near for near, remote in ends.items()
+        }
+        assert KernelEvent.ACQUIRE not in events.drain()
+        events.close()
+        _ip("xfrm", "policy", "flush")
+
+
+def test_unreachable_and_multicast_destinations_have_no_source() -> None:
+    _ip("route", "add", "unreachable", "198.51.100.0/24")
+    _ip("route", "add", "unreachable", "2001:db8:1::/64")
+    _ip("route", "add", "multicast", "233.252.0.0/24", "dev", "lo")
+    remotes = ["198.51.100.7", "2001:db8:1::7", "233.252.0.1"]
+    assert LocalAddresses().lookup(remotes) == dict.fromkeys(remotes)
+
+
 def test_link_local_address_needs_its_scope() -> None:
     found = LocalAddresses().lookup(["fe80::1%lo", "fe80::1", "fe80::1%nosuch"])
     assert found == {"fe80::1%lo": "fe80::1", "fe80::1": None, "fe80::1%nosuch": None}
