@@ -50,7 +50,10 @@ def test_cluster_in_use_is_encrypted_and_opened_again_without_a_closed_guard(lab
     lab.introduce([a, b])
     ovn.wait_chassis()
     with lab.traffic(a, b) as traffic:
-        traffic.wait_flowing(UP_TIMEOUT_S)  # in clear
+        traffic.wait_flowing(UP_TIMEOUT_S)
+        for node in (a, b):
+            node.appctl("refresh")  # its guard knows by now that this tunnel is not encrypted
+        traffic.wait_flowing(UP_TIMEOUT_S)
         start = time.monotonic()
         _cluster(ovn.central, "enable")
         closed = lab.wire.mark()
