@@ -26,6 +26,8 @@ from tools.lab.node import Node
 OURS = "ovn_ipsec.cli agent"
 """What finds our agent by its command line."""
 _QUERIES = ("tunnels/show", "ipsec/status")
+_ASK_S = 1.0
+"""Between two questions; more of them would be a load of their own."""
 _ROLES = ("in", "out")
 _LOAD_TIMEOUT_S = 600
 
@@ -176,7 +178,7 @@ class Asker:
         self._connection.close()
 
     def _ask(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(_ASK_S):
             for command in _QUERIES:
                 start = time.monotonic()
                 # "Not known yet" is an answer, too.

@@ -24,7 +24,7 @@ _PHASES = (
     ("idle_half_dead_core_share", "idle, half dead, share of a core"),
     ("query_p99_s", "status query while loading, p99, s"),
     ("rss_mb", "memory of the monitor, MB"),
-    ("pluto_cpu_s", "CPU of pluto and its updown scripts until all is up, s"),
+    ("pluto_cpu_s", "CPU of pluto and its children until all is up, s"),
     ("pluto_rss_mb", "memory of pluto, MB"),
     ("rekeys_in_fullest_minute", "child SAs that rekey in the fullest minute"),
 )
