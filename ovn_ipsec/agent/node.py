@@ -63,9 +63,10 @@ _log = logging.getLogger(__name__)
 
 SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
+REST_SHARE = 4
 REST_MOST_S = 2.0
-"""A tick that had nothing to do is followed by a rest twice as long as itself, up to this: when
-many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
+"""A tick that had nothing to do is followed by a rest so many times as long as itself, up to this:
+when many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
 REST_AFTER_STEPS_S = 0.5
 """At most this after a tick that acted, and when the wanted state changes."""
 STUMBLE_REST_S = 1.0
@@ -332,7 +333,8 @@ class Agent:
         deadlines = [self._plan_at, self._wanted.routes_due_at_s, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
         took_s = self._last_end - began
-        self._rest_s = min(took_s, REST_AFTER_STEPS_S) if acted else min(2 * took_s, REST_MOST_S)
+        rest_s = (took_s, REST_AFTER_STEPS_S) if acted else (REST_SHARE * took_s, REST_MOST_S)
+        self._rest_s = min(rest_s)
         self._stumbled = ""
         if acted:
             self._mark_dirty()

@@ -84,10 +84,11 @@ def parse_connections(text: str, dialect: Dialect) -> LoadedConnections:
     unoriented: set[str] = set()
     told = False
     for line in dialect.lines(text):
+        # What cannot match is told apart without the patterns, which are slow on a long list.
         if line.startswith('"'):
-            if match := _ENDS.match(line):
+            if "..." in line and (match := _ENDS.match(line)):
                 names.add(match["name"])
-            elif match := _UNORIENTED.match(line):
+            elif "unoriented;" in line and (match := _UNORIENTED.match(line)):
                 unoriented.add(match["name"])
         elif line.startswith("Total IPsec connections:"):
             told = True
@@ -102,7 +103,6 @@ def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tupl
     ikes: list[IkeSa] = []
     more: dict[int, dict[str, Any]] = defaultdict(dict)
     for line in dialect.lines(text):
-        # What cannot match is told apart without the patterns, which are slow on a long list.
         if ", type=" in line and (match := _TRAFFIC.match(line)):
             more[int(match["serial"])] |= {
                 "bytes_in": int(match["inn"]),

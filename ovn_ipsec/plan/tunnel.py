@@ -251,6 +251,8 @@ def _queued_until(config: TunnelConfig, memory: TunnelMemory, crowd: Crowd) -> f
     until = memory.down_since
     if not config.lead:
         until += FALLBACK_DELAY_S + CROWD_EACH_S * crowd.missing
+    elif not memory.was_up:
+        until += CROWD_EACH_S * crowd.missing  # pluto was told to initiate it, among the others
     if crowd.progress_at is not None:
         until = max(until, crowd.progress_at + PROGRESS_S)
     return min(until, memory.down_since + CROWD_LAST_S)

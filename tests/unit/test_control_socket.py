@@ -47,6 +47,7 @@ def request(method: str, *params: str, request_id: int = 0) -> bytes:
 
 
 def receive(sock: socket.socket) -> dict[str, Any]:
+    """The next reply; the beginning of one more may be lost."""
     data = b""
     while True:
         chunk = sock.recv(65536)
@@ -54,8 +55,8 @@ def receive(sock: socket.socket) -> dict[str, Any]:
             raise EOFError(data)
         data += chunk
         try:
-            value = json.loads(data)
-        except json.JSONDecodeError:
+            value, _ = json.JSONDecoder().raw_decode(data.decode())
+        except ValueError:  # not yet whole
             continue
         assert isinstance(value, dict)
         return value

@@ -454,6 +454,21 @@ def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
     assert sum(waves) == 50
 
 
+def test_lead_of_a_crowd_just_loaded_waits_for_their_turns_before_it_asks_again() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2) for number in range(30)})
+    world.tick(want)
+    steps: list[Step] = []
+    for _ in range(8):
+        world.negotiating.clear()  # of some, pluto has nothing to show at the moment
+        steps += world.tick(want, 1.0)
+    assert steps == []
+    for _ in range(8):
+        world.negotiating.clear()
+        steps += world.tick(want, 1.0)
+    assert {type(step) for step in steps} == {InitiateConnection}
+
+
 def test_while_others_of_a_crowd_come_up_a_missing_tunnel_is_not_asked_for_again() -> None:
     world = World(peers_answer=False)
     want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(30)})
