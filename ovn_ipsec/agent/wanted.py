@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ovn_ipsec.agent.clock import wall_clock
 from ovn_ipsec.desired.build import Policy, build
-from ovn_ipsec.desired.overlay import addresses_to_look_up
+from ovn_ipsec.desired.overlay import TunnelRows, addresses_to_look_up
 from ovn_ipsec.model.conns import Desired, Guard, InstalledCredential, InstalledTunnel, Unobserved
 from ovn_ipsec.model.facts import Facts, PkiFact
 from ovn_ipsec.sources.addresses import LocalAddresses
@@ -43,6 +43,7 @@ class Wanted:
         self.routes_due_at_s: float | None = None
         """When to look addresses up again; None while no route has changed."""
         self._sources_of_routes: dict[str, str | None] = {}
+        self._rows = TunnelRows()
         self._built: tuple[object, float, Desired] | None = None
         """What it was built from, when it is stale, and the result."""
 
@@ -108,6 +109,12 @@ class Wanted:
         timeless = (replace(facts, now=None), incumbents, credentials)
         now = time.monotonic()
         if self._built is None or self._built[0] != timeless or now >= self._built[1]:
-            desired = build(facts, self._policy, incumbents=incumbents, installed=credentials)
+            desired = build(
+                facts,
+                self._policy,
+                incumbents=incumbents,
+                installed=credentials,
+                rows=self._rows,
+            )
             self._built = (timeless, now + REBUILD_S, desired)
         return self._built[2]

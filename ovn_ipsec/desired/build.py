@@ -9,7 +9,7 @@ from datetime import datetime
 from ovn_ipsec.desired.conflicts import settle_conflicts
 from ovn_ipsec.desired.credentials import CredentialVerdict, judge_credentials, right_ca
 from ovn_ipsec.desired.guard import GuardRules, build_guard
-from ovn_ipsec.desired.overlay import Surroundings, build_tunnel, shown_name, wants_ipsec
+from ovn_ipsec.desired.overlay import Surroundings, TunnelRows, shown_name, wants_ipsec
 from ovn_ipsec.desired.revocation import RevocationVerdict, judge_revocation
 from ovn_ipsec.model.causes import CauseCode, Problem
 from ovn_ipsec.model.conns import (
@@ -43,6 +43,7 @@ def build(
     policy: Policy,
     incumbents: Mapping[str, str | None],
     installed: Collection[InstalledCredential],
+    rows: TunnelRows | None = None,
 ) -> Desired:
     """The wanted state; never raises for anything that a source can say.
 
@@ -51,6 +52,7 @@ def build(
     ``installed``: pluto's NSS entries as last read, also when reading them fails now. They decide
     what is kept while a file is bad, and whether ``rightca`` may be ``%any``; forgetting them
     would replace connections for nothing.
+    ``rows``: what the last build made of them; saves work, changes nothing.
     """
     ipsec = [tunnel for tunnel in facts.tunnels if wants_ipsec(tunnel)]
     certificates_wanted = any("psk" not in tunnel.options for tunnel in ipsec)
@@ -71,8 +73,8 @@ def build(
         use_default_crypto=policy.use_default_crypto,
         revocation=revocation,
     )
-    rows = {tunnel.name: build_tunnel(tunnel, around) for tunnel in ipsec}
-    settled = _withdraw(settle_conflicts(rows, incumbents), incumbents, revocation)
+    built = (rows or TunnelRows()).build(ipsec, around)
+    settled = _withdraw(settle_conflicts(built, incumbents), incumbents, revocation)
     tunnels = _with_alarms(settled, rules)
     problems = [*rules.problems]
     if certificates_wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ovn_ipsec.desired.credentials import CredentialVerdict, name_problem
 from ovn_ipsec.desired.endpoints import Endpoints, family_name, resolve_endpoints
@@ -112,6 +112,33 @@ def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
         problem = Problem(f"{interface}: {invalid}", code_of(invalid.problem))
         return WantedTunnel(tunnel.name, view, None, problem, tuple(warnings))
     return WantedTunnel(tunnel.name, view, config, None, tuple(warnings))
+
+
+class TunnelRows:
+    """What each row became, so that of a thousand only those that changed are built again."""
+
+    def __init__(self) -> None:
+        self._shared: Surroundings | None = None
+        self._known: dict[str, tuple[TunnelFact, Mapping[str, str | None], WantedTunnel]] = {}
+
+    def build(
+        self, tunnels: Iterable[TunnelFact], around: Surroundings
+    ) -> dict[str, WantedTunnel]:
+        """The wanted tunnels of rows that ``wants_ipsec``, as ``build_tunnel`` makes them."""
+        shared = replace(around, local_addresses={})
+        before = self._known if shared == self._shared else {}
+        self._shared, self._known = shared, {}
+        for tunnel in tunnels:
+            ends = {
+                end: around.local_addresses[end]
+                for end in addresses_to_look_up([tunnel])
+                if end in around.local_addresses
+            }
+            known = before.get(tunnel.name)
+            if known is None or known[:2] != (tunnel, ends):
+                known = (tunnel, ends, build_tunnel(tunnel, around))
+            self._known[tunnel.name] = known
+        return {name: known[2] for name, known in self._known.items()}
 
 
 def shown_name(name: str) -> str:

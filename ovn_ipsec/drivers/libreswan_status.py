@@ -25,11 +25,16 @@ class Dialect(Enum):
 
     def lines(self, text: str) -> Iterator[str]:
         """The lines of a reply without their codes; in 4.x a line without one is not pluto's."""
-        for line in text.split("\n"):
+        # One by one: the status of a thousand tunnels is 2 MB, and its list of lines twice that.
+        start = 0
+        while start <= len(text):
+            end = text.find("\n", start)
+            end = len(text) if end < 0 else end
             if self is Dialect.V5:
-                yield line
-            elif line[3:4] == " " and line[:3].isdecimal():
-                yield line[4:]
+                yield text[start:end]
+            elif text[start + 3 : start + 4] == " " and text[start : start + 3].isdecimal():
+                yield text[start + 4 : end]
+            start = end + 1
 
 
 @dataclass(frozen=True, slots=True)

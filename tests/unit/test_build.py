@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovn_ipsec.desired.build import GUARD_KEY, Policy, build
-from ovn_ipsec.desired.overlay import wants_ipsec
+from ovn_ipsec.desired.overlay import TunnelRows, wants_ipsec
 from ovn_ipsec.model.conns import (
     CertificateAuth,
     GuardMode,
@@ -146,6 +146,34 @@ def test_any_rows_give_one_verdict_each_and_no_ends_twice(tunnels: list[TunnelFa
             config = wanted.config
             configs.append((config.protocol, config.port, config.local, config.remote))
     assert len(configs) == len(set(configs))
+
+
+_NODES = st.lists(
+    st.builds(
+        lambda tunnels, addresses, pki, policy: (
+            replace(_FACTS, tunnels=tuple(tunnels), local_addresses=addresses, pki=pki),
+            policy,
+        ),
+        st.lists(rows.TUNNELS, unique_by=lambda tunnel: tunnel.name, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["192.0.2.2", "192.0.2.3"]), st.sampled_from([None, "192.0.2.1"])
+        ),
+        st.sampled_from([_PKI, PkiFact()]),
+        st.sampled_from([Policy(), Policy(use_default_crypto=True)]),
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(_NODES)
+def test_rows_kept_from_the_last_build_change_nothing(nodes: list[tuple[Facts, Policy]]) -> None:
+    kept = TunnelRows()
+    (first, _), (second, policy), *_ = nodes
+    mixed = (replace(second, tunnels=first.tunnels), policy)
+    for facts, policy in [*nodes, nodes[-1], nodes[0], mixed]:
+        assert build(facts, policy, {}, (), kept) == build(facts, policy, {}, ())
 
 
 def test_guard_obeys_the_cluster_only_where_the_node_lets_it() -> None:

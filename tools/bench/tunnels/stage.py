@@ -17,7 +17,7 @@ IKE = "aes_gcm256-sha2_256-dh31"
 ESP = "aes_gcm256"
 STATES_OF_A_TUNNEL = 4
 """Two child SAs, each one state in and one out."""
-_NEIGHBOURS = "/proc/sys/net/ipv4/neigh/default/gc_thresh"
+_SYSCTLS = Path("/proc/sys/net")
 _UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
 
 
@@ -31,9 +31,11 @@ class Stage:
 
     def __init__(self, lab: Lab, alive: Sequence[str], dead: Sequence[str]) -> None:
         self.alive, self.dead = list(alive), list(dead)
-        # All are neighbours of one link; from 1,024 on, the kernel as it is loses living ones.
+        # All are neighbours of one link. From 1,024 on, the kernel as it is loses living ones, and
+        # what is sent to dead ones fills a socket's buffer, in which pluto then waits for ARP.
         for level in (3, 2, 1):
-            Path(f"{_NEIGHBOURS}{level}").write_text("16384")
+            (_SYSCTLS / f"ipv4/neigh/default/gc_thresh{level}").write_text("16384")
+        (_SYSCTLS / "core/wmem_default").write_text("8388608")
         self.hub, self.peers = lab.overlay("hub", "peers")
         batch = "".join(f"addr add {address}/16 dev eth0\n" for address in alive)
         self.peers.run(["ip", "-batch", "-"], stdin=batch)
