@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from ovn_ipsec.errors import SourceError
 
@@ -19,13 +20,16 @@ _ATTRIBUTE = struct.Struct("=HH")
 _REQUEST = 1
 _NEW_ROUTE, _GET_ROUTE = 24, 26
 _UNICAST, _LOCAL = 1, 2
+_THE_ENTRY = 0x2000  # RTM_F_FIB_MATCH: the routing table's entry, not what follows from it
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_IP_PROTO, _RTA_DPORT = 1, 4, 7, 27, 29
 _REPLY_BYTES = 1 << 16
 
 
-def _request(remote: ipaddress.IPv4Address | ipaddress.IPv6Address, interface: int) -> bytes:
+def _request(
+    remote: ipaddress.IPv4Address | ipaddress.IPv6Address, interface: int, flags: int
+) -> bytes:
     family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
-    body = _ROUTE.pack(family, remote.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    body = _ROUTE.pack(family, remote.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
     body += _attribute(_RTA_DST, remote.packed)
     body += _attribute(_RTA_IP_PROTO, bytes([socket.IPPROTO_UDP]))
     body += _attribute(_RTA_DPORT, _ANY_PORT.to_bytes(2, "big"))
@@ -57,15 +61,31 @@ def _source_address(kernel: socket.socket, text: str) -> str | None:
         interface = _scope(remote)
     except (ValueError, OSError):
         return None
-    kernel.sendto(_request(remote, interface), (0, 0))
+    route = _route(kernel, _request(remote, interface, 0))
+    if route is None or route.kind not in (_UNICAST, _LOCAL):
+        return None
+    if route.kind == _LOCAL:
+        # The source towards a second address of a network is the first, and a whole network can
+        # be delivered here (an address with its network on lo): own is what has its own entry.
+        entry = _route(kernel, _request(remote, interface, _THE_ENTRY))
+        if entry is not None and entry.prefix_length == remote.max_prefixlen:
+            return str(ipaddress.ip_address(remote.packed))
+    return None if route.source is None else str(ipaddress.ip_address(route.source))
+
+
+class _Route(NamedTuple):
+    kind: int
+    prefix_length: int
+    source: bytes | None
+
+
+def _route(kernel: socket.socket, request: bytes) -> _Route | None:
+    kernel.sendto(request, (0, 0))
     for kind, body in _pieces(kernel.recv(_REPLY_BYTES), _HEADER):
         if kind == _NEW_ROUTE:
-            type_ = _ROUTE.unpack_from(body)[7]
-            if type_ == _LOCAL:
-                return str(ipaddress.ip_address(remote.packed))
-            preferred = dict(_pieces(body[_ROUTE.size :], _ATTRIBUTE)).get(_RTA_PREFSRC)
-            if type_ == _UNICAST and preferred is not None:
-                return str(ipaddress.ip_address(preferred))
+            fields = _ROUTE.unpack_from(body)
+            attributes = dict(_pieces(body[_ROUTE.size :], _ATTRIBUTE))
+            return _Route(fields[7], fields[1], attributes.get(_RTA_PREFSRC))
     return None
 
 

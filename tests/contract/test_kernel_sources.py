@@ -63,6 +63,13 @@ def test_second_address_of_a_network_is_its_own_source_too() -> None:
     assert LocalAddresses().lookup(own) == {address: address for address in own}
 
 
+def test_address_of_a_network_that_is_delivered_here_is_not_an_own_address() -> None:
+    _ip("addr", "add", "203.0.113.9/24", "dev", "lo")
+    _ip("-6", "route", "add", "local", "2001:db8:4::/64", "dev", "lo")
+    assert LocalAddresses().lookup(["203.0.113.10"]) == {"203.0.113.10": "203.0.113.9"}
+    assert LocalAddresses().lookup(["2001:db8:4::7"])["2001:db8:4::7"] != "2001:db8:4::7"
+
+
 def test_lookup_asks_no_ipsec_policy() -> None:
     """A blocking one made the route vanish, one without SA made pluto negotiate."""
     _ip("link", "add", "wire", "type", "veth", "peer", "name", "far")  # lo has no policies

@@ -241,6 +241,8 @@ def test_plutos_log_is_kept_short_and_pluto_waits_for_no_reader(node: NodePod) -
     listen = ["/usr/libexec/ipsec/whack", "--listen"]
     # Its own user may bind port 500 only with what the container has: NET_BIND_SERVICE.
     assert pod.execute("pluto", *listen)[0] == 0
+    buffers = pod.execute("pluto", "ss", "-nuam", "sport", "500")[1]
+    assert "tb16777216" in buffers, buffers
     within(5, lambda: ("listening for IKE" not in pod.log("pluto"), "not shown after the cut"))
 
     # Nobody reads and nobody cuts: what does not fit is lost, and pluto works on.
