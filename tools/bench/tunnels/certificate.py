@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tools.bench.tunnels.contenders import Contender
-from tools.bench.tunnels.stage import STATES_OF_A_TUNNEL
+from tools.bench.tunnels.stage import STATES_OF_A_TUNNEL, soon
 from tools.lab.container import wait_until
 from tools.lab.identity import KEYS, install_identity
 from tools.lab.lab import Lab
@@ -42,11 +42,10 @@ def measure_certificate(
         start = time.monotonic()
         _replace(hub, renewed)
         serial = f"{renewed.certificate.serial_number:x}"
-        wait_until(
+        soon(
             lambda: _listed(hub, serial) and hub.sa_count() >= needed,
             limit_s,
             "the new certificate in pluto, all SAs",
-            interval_s=0.5,
         )
         took_s = time.monotonic() - start
         time.sleep(_OBSERVED_S)

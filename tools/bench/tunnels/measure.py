@@ -26,7 +26,7 @@ from tools.bench.tunnels.contenders import (
 )
 from tools.bench.tunnels.data_plane import measure_data_plane
 from tools.bench.tunnels.mesh import measure_mesh
-from tools.bench.tunnels.stage import Stage, addresses, write_secret
+from tools.bench.tunnels.stage import SAS_TO_A_PEER, Stage, addresses, soon, write_secret
 from tools.lab.container import PROJECT, CommandError, LabError, wait_until
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
@@ -163,12 +163,11 @@ def measure_hub(
     _idle(stage, contender, row, "idle_core_share", idle_s)
     row.rekeys_due_s = _rekeys_due(stage)
     row.values |= _rekey_spread(row.rekeys_due_s)
-    _one_more(stage, contender, second_last, len(first), row, "one_more", limit_s)
+    _one_more(stage, contender, second_last, row, "one_more", limit_s)
     contender.encrypt(stage, dead)
     time.sleep(dead_settle_s)
     _idle(stage, contender, row, "idle_half_dead_core_share", idle_s)
-    tunnels = len(first) + 1
-    _one_more(stage, contender, last, tunnels, row, "one_more_half_dead", limit_s)
+    _one_more(stage, contender, last, row, "one_more_half_dead", limit_s)
     _one_changed(stage, contender, first[0], row, limit_s)
     _one_less(stage, contender, last, row, limit_s)
     _restart(stage, contender, row)
@@ -185,7 +184,7 @@ def _bulk(
     try:
         with asker or nullcontext():
             contender.encrypt(stage, remotes)
-            wait_until(lambda: stage.loaded() >= wanted, limit_s, "loaded", interval_s=0.5)
+            soon(lambda: stage.loaded() >= wanted, limit_s, "loaded")
             row.values["loaded_s"] = _since(start)
             stage.wait_up(len(remotes), limit_s)
             row.values["up_s"] = _since(start)
@@ -231,7 +230,6 @@ def _one_more(
     stage: Stage,
     contender: Contender,
     remote: str,
-    tunnels: int,
     row: Row,
     name: str,
     limit_s: float,
@@ -239,7 +237,7 @@ def _one_more(
     usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
     start = time.monotonic()
     contender.encrypt(stage, [remote])
-    stage.wait_up(tunnels + 1, limit_s)
+    soon(lambda: len(stage.spis(remote)) >= SAS_TO_A_PEER, limit_s, "one more tunnel up")
     row.values[f"{name}_s"] = _since(start)
     if usage is not None:
         row.values[f"{name}_cpu_s"] = round(usage.cpu_s(), 2)
@@ -253,11 +251,10 @@ def _one_changed(
     before = stage.spis(remote)
     start = time.monotonic()
     contender.change(stage, remote)
-    wait_until(
+    soon(
         lambda: len(stage.spis(remote) - before) >= len(before),
         limit_s,
         "new SAs with the new secret",
-        interval_s=0.5,
     )
     row.values["one_changed_s"] = _since(start)
 
@@ -265,7 +262,7 @@ def _one_changed(
 def _one_less(stage: Stage, contender: Contender, remote: str, row: Row, limit_s: float) -> None:
     start = time.monotonic()
     contender.remove(stage, remote)
-    wait_until(lambda: not stage.spis(remote), limit_s, "the SAs are gone", interval_s=0.5)
+    soon(lambda: not stage.spis(remote), limit_s, "the SAs are gone")
     row.values["one_less_s"] = _since(start)
 
 

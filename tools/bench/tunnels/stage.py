@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 
@@ -15,7 +15,8 @@ OTHER_PSK = "another secret for one tunnel"
 IKE = "aes_gcm256-sha2_256-dh31"
 """Cheap for an emulated core, which otherwise needs minutes for the key exchanges alone."""
 ESP = "aes_gcm256"
-STATES_OF_A_TUNNEL = 4
+SAS_TO_A_PEER = 2
+STATES_OF_A_TUNNEL = 2 * SAS_TO_A_PEER
 """Two child SAs, each one state in and one out."""
 _SYSCTLS = Path("/proc/sys/net")
 _UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
@@ -79,24 +80,35 @@ class Stage:
         return self.hub.pluto_log().count(": added IKEv2 connection")
 
     def spis(self, remote: str) -> set[str]:
-        """Of the hub's states to and from this peer."""
-        lines = self.hub.run(["ip", "xfrm", "state", "list", "nokeys"]).splitlines()
-        found, theirs = set(), False
-        for line in lines:
-            if line.startswith("src "):
-                theirs = remote in line.split()
-            elif theirs and " spi 0x" in line and " 0x00000000 " not in line:
-                found.add(line.split(" spi ")[1].split()[0])
-        return found
+        """Of the hub's SAs to this peer, which pluto installs together with those from it."""
+        ends = ["src", self.hub.ipv4, "dst", remote]
+        lines = self.hub.run(["ip", "xfrm", "state", "list", "nokeys", *ends]).splitlines()
+        return {
+            line.split(" spi ")[1].split()[0]
+            for line in lines
+            if " spi 0x" in line and " 0x00000000 " not in line
+        }
 
     def wait_up(self, tunnels: int, timeout_s: float) -> None:
         """Until the hub's kernel has every SA of so many tunnels."""
-        wait_until(
+        soon(
             lambda: self.hub.sa_count() >= STATES_OF_A_TUNNEL * tunnels,
             timeout_s,
             f"{tunnels} tunnels up",
-            interval_s=0.5,
         )
+
+
+def soon(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait, and be late by a twentieth of the time at most: asking is work, too.
+
+    Raises TimeoutError, which names ``what``.
+    """
+    start = time.monotonic()
+    while not condition():
+        waited = time.monotonic() - start
+        if waited > timeout_s:
+            raise TimeoutError(f"not within {timeout_s} s: {what}")
+        time.sleep(max(0.05, waited / 20))
 
 
 def port_name(remote: str) -> str:
