@@ -65,10 +65,10 @@ SETTLE_S = 0.05
 """Events come in bursts (one transaction, one rekey): wait this long for the rest."""
 REST_SHARE = 4
 REST_MOST_S = 2.0
-"""A tick that had nothing to do is followed by a rest so many times as long as itself, up to this:
-when many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
-REST_AFTER_STEPS_S = 0.5
-"""At most this after a tick that acted, and when the wanted state changes."""
+"""A tick is followed by a rest so many times as long as itself, up to this: when many tunnels
+come up at once the core belongs to pluto, not to whoever watches it."""
+REST_BEFORE_CHANGE_S = 0.5
+"""At most this when the wanted state changes."""
 STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
@@ -216,7 +216,7 @@ class Agent:
         self._pulse.beat()
         if self._parts.ovsdb.run() or self._wanted.files_changed():
             self._mark_dirty()
-            self._rest_s = min(self._rest_s, REST_AFTER_STEPS_S)
+            self._rest_s = min(self._rest_s, REST_BEFORE_CHANGE_S)
         if time.monotonic() >= self._next_tick():
             self._tick()
         else:
@@ -332,9 +332,7 @@ class Agent:
         self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
         deadlines = [self._plan_at, self._wanted.routes_due_at_s, began + PERIOD_S]
         self._due_at = min(at for at in deadlines if at is not None)
-        took_s = self._last_end - began
-        rest_s = (took_s, REST_AFTER_STEPS_S) if acted else (REST_SHARE * took_s, REST_MOST_S)
-        self._rest_s = min(rest_s)
+        self._rest_s = min(REST_SHARE * (self._last_end - began), REST_MOST_S)
         self._stumbled = ""
         if acted:
             self._mark_dirty()

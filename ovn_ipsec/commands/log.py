@@ -66,10 +66,12 @@ class _VlogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Names of rows are data: no newline in one may forge a line of the log.
-        message = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode()
-            for char in self.format(record)
-        )
+        message = self.format(record)
+        if not message.isprintable():
+            message = "".join(
+                char if char.isprintable() else char.encode("unicode_escape").decode()
+                for char in message
+            )
         if record.levelno >= logging.ERROR:
             _VLOG.err(message)
         elif record.levelno >= logging.WARNING:

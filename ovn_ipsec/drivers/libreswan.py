@@ -18,6 +18,7 @@ from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_load import Load, Loader, render_files, render_load
 from ovn_ipsec.drivers.libreswan_status import (
+    Dialect,
     LoadedConnections,
     parse_connections,
     parse_states,
@@ -195,9 +196,7 @@ class Libreswan:
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
         if full or lost or seen.doubtful or seen.generation != generation:
-            status = self._pluto.whack("--status")
-            seen.connections = parse_connections(status, dialect)
-            seen.doubtful = False
+            status = self._read_connections(dialect)
             if full:
                 self._details = parse_details(status, dialect)
         seen.generation = generation
@@ -211,6 +210,13 @@ class Libreswan:
             children=children,
             ike_sas=ikes,
         )
+
+    def _read_connections(self, dialect: Dialect) -> str:
+        """Which are loaded, from pluto's whole status, which is returned."""
+        status = self._pluto.whack("--status")
+        self._seen.connections = parse_connections(status, dialect)
+        self._seen.doubtful = False
+        return status
 
     def _await_loaded(self) -> None:
         """A pluto that has just started loads our files itself; what it lacks until then is
@@ -230,12 +236,15 @@ class Libreswan:
                     errors[index] = str(error)
         if loads:
             self._seen.doubtful = True
+
+            def read_loaded() -> frozenset[str]:
+                _, dialect = self._pluto.version(self._pluto.generation())
+                self._read_connections(dialect)
+                return self._seen.connections.names
+
             try:
                 self._loader.load(
-                    list(loads.values()),
-                    self._seen.generation,
-                    self._delete,
-                    lambda: self._observe_running(full=True).loaded,
+                    list(loads.values()), self._seen.generation, self._delete, read_loaded
                 )
             except DriverError as error:
                 for load in loads.values():

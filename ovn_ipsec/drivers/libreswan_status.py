@@ -26,15 +26,15 @@ class Dialect(Enum):
     def lines(self, text: str) -> Iterator[str]:
         """The lines of a reply without their codes; in 4.x a line without one is not pluto's."""
         # One by one: the status of a thousand tunnels is 2 MB, and its list of lines twice that.
-        start = 0
-        while start <= len(text):
-            end = text.find("\n", start)
-            end = len(text) if end < 0 else end
-            if self is Dialect.V5:
-                yield text[start:end]
-            elif text[start + 3 : start + 4] == " " and text[start : start + 3].isdecimal():
-                yield text[start + 4 : end]
-            start = end + 1
+        return (match[1] for match in self._line.finditer(text))
+
+    @property
+    def _line(self) -> re.Pattern[str]:
+        return _CODED_LINE if self is Dialect.V4 else _LINE
+
+
+_CODED_LINE = re.compile(r"^[0-9]{3} (.*)$", re.MULTILINE)
+_LINE = re.compile(r"^(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
 from tools.lab.machine.build import BuildError
 from tools.lab.machine.cache import say
-from tools.lab.machine.qemu import Size, kill_machines
+from tools.lab.machine.qemu import Size, end_machines_when_terminated
 from tools.lab.machine.recipe import SUITES
 from tools.lab.machine.report import empty_tiers, read_junit
 from tools.lab.machine.rootfs import build_images
@@ -74,11 +73,6 @@ def _judge(suite: str, results: Path, statuses: list[int], arguments: list[str])
     return worst or (_NO_TESTS if empty or tally.skipped.total() or not tally.passed else 0)
 
 
-def _end(*_: object) -> None:
-    kill_machines()
-    sys.exit(128 + signal.SIGTERM)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m tools.lab", description=__doc__)
     parser.add_argument("--root", choices=SUITES, default=os.environ.get("LAB_ROOT", SUITES[0]))
@@ -125,6 +119,5 @@ def _environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    # Ends the machines with us: without a handler Python would not unwind.
-    signal.signal(signal.SIGTERM, _end)
+    end_machines_when_terminated()
     sys.exit(main(sys.argv[1:]))

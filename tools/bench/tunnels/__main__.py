@@ -11,6 +11,7 @@ from pathlib import Path
 from tools.bench.tunnels.newest import fetch_newest_original
 from tools.bench.tunnels.report import write_report
 from tools.lab.container import PROJECT
+from tools.lab.machine.qemu import end_machines_when_terminated
 from tools.lab.machine.session import Session, new_results_directory, run
 
 _SUITE = "bookworm"
@@ -59,4 +60,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    end_machines_when_terminated()
     sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -161,10 +162,16 @@ def _run_interactive(argv: Sequence[str]) -> None:
 _running: set[subprocess.Popen[bytes]] = set()
 
 
-def kill_machines() -> None:
-    """End every machine at once; whoever waits for one gets no exit status from it."""
+def end_machines_when_terminated() -> None:
+    """From now on SIGTERM ends every machine, and this process."""
+    # Without a handler Python would not unwind.
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
     for machine in list(_running):
         machine.kill()
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _run_logged(argv: Sequence[str], order: Boot) -> None:
