@@ -1,8 +1,9 @@
 """The guard's table as nft's JSON objects (libnftables-json(5)): what a Guard means. Pure.
 
-How a packet goes: ``out`` (output), ``sent`` (postrouting) and ``in`` (input) pick the packets
-of tunnel protocols and hand them to ``judge_out`` or ``judge_in``; a packet that is neither in
-IPsec nor exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and, when enforcing,
+How a packet goes: ``out`` (output), ``sent`` (postrouting) and ``in`` (input) let pass what IPsec
+covers, and ESP itself, before anything else, because that is nearly every packet of a node. They
+pick the packets of tunnel protocols from the rest and hand them to ``judge_out`` or ``judge_in``;
+one that is not exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and, when enforcing,
 dropped. The forward hook is left alone: nested clusters use the same ports.
 """
 
@@ -25,6 +26,7 @@ Json = dict[str, Any]
 ENFORCING = (GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS)
 _NUMBERS = {Protocol.UDP: 17, Protocol.TCP: 6, Protocol.GRE: 47}
 PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
+_ESP = 50
 _WHOLE_MARK = 0xFFFFFFFF
 
 # Ports that a tunnel of OVS has when its row names none: what skb_mark is about.
@@ -102,6 +104,8 @@ def _rules(
     ):
         if chain not in chains:
             continue  # postrouting, in audit
+        for covered in (_match(_ipsec(direction), True), _match(_L4PROTO, _ESP)):
+            yield chain, {"expr": [covered, _ACCEPT]}
         judge = {"goto": {"target": f"judge_{direction}"}}
         picks = [_match(_concat(_L4PROTO, _DPORT), "@tunnel_ports")]
         if gre:
@@ -110,6 +114,11 @@ def _rules(
             yield chain, {"expr": [*condition, pick, judge]}
     for expr in _quoting_errors(guarded):
         yield "out", {"expr": expr}
+
+
+def _ipsec(direction: str) -> Json:
+    """Whether IPsec will cover the packet, or did."""
+    return {"rt" if direction == "out" else "meta": {"key": "ipsec"}}
 
 
 def _verdict(guard: Guard, direction: str) -> Json:
@@ -124,10 +133,8 @@ def _verdict(guard: Guard, direction: str) -> Json:
 
 
 def _judge(guard: Guard, direction: str, sets: Collection[str]) -> Iterator[list[Json]]:
-    """The rules for one tunnel packet, first match decides."""
+    """The rules for one tunnel packet in clear, first match decides."""
     uncovered = {"goto": {"target": f"uncovered_{direction}"}}
-    door = "rt" if direction == "out" else "meta"
-    yield [_match({door: {"key": "ipsec"}}, True), _ACCEPT]
     if guard.skb_mark is not None and direction == "out":
         # The mark is what OpenFlow puts on packets that leave; nothing marks what comes in.
         value, mask = guard.skb_mark
@@ -172,7 +179,6 @@ def _quoting_errors(guarded: Collection[GuardPort]) -> Iterator[list[Json]]:
             if protocol is not Protocol.GRE:
                 dport = {"payload": {"base": "th", "offset": dport_bit, "len": 16}}
                 expr.append(_match(dport, {"set": ports} if len(ports) > 1 else ports[0]))
-            expr.append(_match({"rt": {"key": "ipsec"}}, False))
             yield [*expr, {"goto": {"target": "uncovered_out"}}]
 
 

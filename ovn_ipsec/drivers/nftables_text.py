@@ -155,9 +155,10 @@ def _guard_of(listing: Listing) -> Guard:
         GuardPort(PROTOCOLS[number], port)
         for number, port in (element["concat"] for element in sets.get("closed_ports", ()))
     }
-    judge = [json.loads(rule)["expr"][0] for rule in listing.rules["judge_out"][-1:]]
-    if GRE_OF_ANYBODY in judge and len(json.loads(listing.rules["judge_out"][-1])["expr"]) == 2:
-        ports.add(GuardPort(Protocol.GRE, None))
+    for rule in listing.rules.get("judge_out", ())[-1:]:
+        match, *verdict_of_gre = json.loads(rule)["expr"]
+        if match == GRE_OF_ANYBODY and len(verdict_of_gre) == 1:
+            ports.add(GuardPort(Protocol.GRE, None))
     named = {
         kind: frozenset(
             shape.read(element)
