@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kubelet.node_pod import NodePod
-from tests.kubernetes.rendered import settings
 from tools.image import manifest
 from tools.image.oci import Namespaces, specification
 
@@ -24,9 +24,11 @@ _KUBELETS_OWN = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 def test_containers_run_as_those_of_the_labs_nodes_do(node: NodePod, name: str) -> None:
     container_id = node.container(name)["containerID"].removeprefix("containerd://")
     real = json.loads((_TASKS / container_id / "config.json").read_text())
-    # Of the cluster: another test may have changed them.
-    values = settings(json.loads(node.kubectl("get", "configmaps", "-o", "json"))["items"])
-    assert differences(real, manifest.Pod(node.pod()["spec"], values), name) == []
+    pod = node.pod()["spec"]
+    # As they are in the cluster: another test may have applied others.
+    settings, *_ = re.findall(r'"name": "(ovn-ipsec-settings-\w+)"', json.dumps(pod))
+    values = json.loads(node.kubectl("get", "configmap", settings, "-o", "json"))["data"]
+    assert differences(real, manifest.Pod(pod, values), name) == []
 
 
 def differences(real: dict[str, Any], pod: manifest.Pod, name: str) -> list[str]:
