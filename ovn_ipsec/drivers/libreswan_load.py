@@ -63,10 +63,26 @@ class Loader:
                     if name not in load.names:
                         drop(name)
         batch = text.join_batch(load.connections for load in good)
-        # With auto=start a connection is initiated at once and asynchronously; what is not in
-        # the batch is left alone.
-        said = self._pluto.addconn(batch, "--autoall")
+        if not self._signs():
+            # With auto=start a connection is initiated at once and asynchronously; what is not
+            # in the batch is left alone.
+            said = self._pluto.addconn(batch, "--autoall")
+            self._confirm(good, read_loaded(), said.stdout + said.stderr)
+            return
+        said = self._pluto.addconn(batch, *(name for load in good for name in load.names))
         self._confirm(good, read_loaded(), said.stdout + said.stderr)
+        for load in good:
+            if load.error is None and load.step.config.lead:
+                for name in load.names:
+                    self._pluto.initiate(name)
+
+    def _signs(self) -> bool:
+        """Whether pluto may be about to sign, for a tunnel that authenticates by certificate.
+
+        addconn's ``--autoall`` makes pluto read its secrets anew, and a private key that it
+        forgets while a thread signs with it ends pluto (libreswan 4.10; issue 1894 there).
+        """
+        return any(record.peer_name is not None for record in self._store.installed().values())
 
     def _check(self, loads: Sequence[Load], generation: str) -> None:
         """libreswan's own parser, before a file is written.

@@ -283,6 +283,23 @@ def test_secrets_of_dropped_tunnels_are_forgotten_with_one_command(
     assert "t0.secrets" not in since
 
 
+def test_a_tunnel_with_a_certificate_is_started_and_pluto_forgets_no_key(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    """A key that pluto forgets while a thread signs with it ends pluto."""
+    database = ["-d", f"sql:{daemon.paths.nss_dir}", "-z", "/etc/hostname"]
+    made = ["-n", "ovs_certkey_a", "-s", "CN=a", "-x", "-t", "u,u,u", "-k", "ec", "-q", "nistp384"]
+    run("certutil", "-S", *made, *database)
+    auth = CertificateAuth("a", "b", "ovs_certkey_a", None)
+    signing = TunnelConfig(Protocol.UDP, 6081, LOCAL, PEER, auth, KEYWORDS, lead=True)
+    before = (daemon.base / "log").read_text()
+    assert errors(driver.apply([AddConnection("t", 1, signing)])) == [None]
+    log = (daemon.base / "log").read_text().removeprefix(before)
+    assert '"t-in-1" #1: initiating IKEv2 connection' in log
+    assert '"t-out-1": queue Child SA; waiting on IKE SA "t-in-1" #1' in log
+    assert "secrets" not in log
+
+
 def test_a_restarted_pluto_loads_and_starts_everything_without_an_agent(
     daemons: list[Daemon], driver: Libreswan
 ) -> None:
