@@ -106,8 +106,8 @@ def render_report(measured: dict[str, Any], command: str) -> str:
         "# What the agent costs, and its originals\n",
         f"`{command}`\n",
         f"{versions}. Seconds are the lab's, whose clock counts instructions: compare within a "
-        "table. Each contender has the same hub, peers and cheap key exchange, in turn, in one "
-        "boot; `floor` is one `addconn` of all connections and nobody who watches.\n",
+        "table. Each contender has the same hub, peers and cheap key exchange, in turn; `floor` "
+        "is one `addconn` of all connections and nobody who watches.\n",
         "![time and load by number of peers](tunnels.png)\n",
         "![rekeys by the minute](rekeys.png)\n",
     ]
