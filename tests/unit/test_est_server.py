@@ -349,19 +349,20 @@ _BODY_BEGUN = (
 
 def test_one_address_cannot_take_every_connection(desk: FakeDesk) -> None:
     with est_server(desk, limits=Limits(connections_per_address=3)) as server:
+
+        def answers() -> bool:
+            time.sleep(0.02)
+            try:
+                return server.ask("GET", f"{EST}/cacerts").status == 200
+            except OSError:
+                return False
+
         held = [socket.create_connection((HOST, server.port)) for _ in range(3)]
-        time.sleep(0.1)
-        with pytest.raises((OSError, ssl.SSLError)):
-            server.ask("GET", f"{EST}/cacerts")
+        # It may not have accepted them yet, nor noticed later that they have gone.
+        assert any(not answers() for _ in range(100))
         for connection in held:
             connection.close()
-        for _ in range(100):
-            try:
-                assert server.ask("GET", f"{EST}/cacerts").status == 200
-                return
-            except OSError:
-                time.sleep(0.02)
-        pytest.fail("no connection after the others had gone")
+        assert any(answers() for _ in range(100))
 
 
 def test_tls_older_than_1_3_is_refused(server: RunningServer, desk: FakeDesk) -> None:
