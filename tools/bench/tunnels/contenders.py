@@ -28,6 +28,8 @@ OURS = "ovn_ipsec.cli agent"
 _QUERIES = ("tunnels/show", "ipsec/status")
 _ASK_S = 1.0
 """Between two questions; more of them would be a load of their own."""
+_FIRST_S = 0.1
+"""Before the first: a handful of tunnels is up before a second has gone."""
 _ROLES = ("in", "out")
 _LOAD_TIMEOUT_S = 600
 
@@ -178,7 +180,9 @@ class Asker:
         self._connection.close()
 
     def _ask(self) -> None:
-        while not self._stop.wait(_ASK_S):
+        pause_s = _FIRST_S
+        while not self._stop.wait(pause_s):
+            pause_s = _ASK_S
             for command in _QUERIES:
                 start = time.monotonic()
                 # "Not known yet" is an answer, too.
