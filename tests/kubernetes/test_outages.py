@@ -47,7 +47,7 @@ def test_when_the_leader_is_killed_the_other_replica_signs_within_20_s(cluster: 
     node = cluster.nodes[0]
     name = cluster.ask(node.identity, node.chassis_id)
     cluster.certificate(name, _TAKE_OVER_S)
-    assert other.said(f"{name}: signed")
+    wait_for(lambda: other.said(f"{name}: signed"))
 
 
 def test_a_leader_that_is_asked_to_end_hands_over_at_once(cluster: Cluster) -> None:
@@ -68,7 +68,7 @@ def test_a_leader_that_stalled_finds_another_one_and_signs_no_more(cluster: Clus
     wait_for(lambda: leader.said("leads no more"))
     again = cluster.ask(cluster.nodes[0].identity, cluster.nodes[0].chassis_id)
     cluster.certificate(again)
-    assert other.said(f"{again}: signed")
+    wait_for(lambda: other.said(f"{again}: signed"))
     assert not any(leader.said(f"{name}: signed") for name in [*names, again])
     _assert_one_certificate_each(cluster, [*names, again])
 
