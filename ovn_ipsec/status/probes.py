@@ -157,8 +157,9 @@ class ProbeServer(ThreadingHTTPServer):
         self.probes = probes
         self._held: deque[socket.socket] = deque()
         self._lock = threading.Lock()
+        self._closing = False
         super().__init__((address, port), _Handler)
-        self._thread = threading.Thread(target=self.serve_forever, name="probes", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="probes", daemon=True)
         self._thread.start()
 
     def server_bind(self) -> None:
@@ -186,9 +187,18 @@ class ProbeServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), OSError):
             _log.exception("A probe could not be answered")
 
+    def _serve(self) -> None:
+        # serve_forever wakes twice a second to see whether it should end.
+        while not self._closing:
+            self.handle_request()
+
     def close(self) -> None:
-        """Stop answering."""
-        self.shutdown()
+        """Stop answering; a second time changes nothing."""
+        if self._closing:
+            return
+        self._closing = True
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._thread.join()
         self.server_close()
 
 

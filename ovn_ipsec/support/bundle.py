@@ -13,6 +13,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ovn_ipsec.drivers.command import run
@@ -144,10 +145,10 @@ class _Collected:
             ("ovs/interfaces", lambda: self._rows),
         ]
         for name, argv in commands.items():
-            sources.append((name, lambda argv=argv: self._run(argv)))  # type: ignore[misc]  # bound at once
+            sources.append((name, partial(self._run, argv)))
         for path in self._matching(FILES):
             shown = f"files/{path.relative_to(self._around.root)}"
-            sources.append((shown, lambda path=path: _tail(path)))  # type: ignore[misc]  # bound at once
+            sources.append((shown, partial(_tail, path)))
         for name, source in sources:
             text = self._clean(source())[-MEMBER_BYTES:]
             if len(text) > self._left:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -23,9 +23,11 @@ from ovn_ipsec.cluster.rollout import RollOut
 from ovn_ipsec.cluster.stages import Goal
 from ovn_ipsec.errors import ClusterError
 from tests.contract.ovsdb_server import program
+from tools.lab.container import wait_until
 
 pytestmark = pytest.mark.contract
 
+WITHIN_S = 30.0
 OVN_SCHEMAS = Path("/usr/share/ovn")
 OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
@@ -55,7 +57,7 @@ class Programs:
         subprocess.run(["ovsdb-tool", "create", file, schema], check=True, timeout=20)
         control = f"--unixctl={rundir / name}.ctl"
         self.start("ovsdb-server", str(file), f"--remote=punix:{socket}", control, rundir=rundir)
-        until(socket.exists, f"{name} does not start")
+        wait_until(socket.exists, WITHIN_S, f"{name} starts")
         return f"unix:{socket}"
 
     def close(self) -> None:
@@ -148,7 +150,7 @@ class Ovn:
             for number, letter in enumerate("ab", 1)
         ]
         self.southbound = Southbound(self.sb)
-        until(lambda: len(self.southbound.nodes()) == 2, "ovn-controller does not register")
+        wait_until(lambda: len(self.southbound.nodes()) == 2, WITHIN_S, "ovn-controller registers")
         self.said: list[str] = []
 
     def reach(self, goal: Goal, *ignored: str, tries: int = 60) -> bool:
@@ -163,13 +165,6 @@ class Ovn:
         clock = time.time
         roll_out = RollOut(Northbound(self.nb), self.southbound, clock, self.said.append, ignored)
         return roll_out.reach(goal, lambda: next(left, None) is None, sleep)
-
-
-def until(condition: Callable[[], object], otherwise: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ovn_ipsec.errors import EnrolmentError
 from ovn_ipsec.identity.ovsdb import NodeDatabase
 from tests.contract.ovsdb_server import OvsdbServer
+from tools.lab.container import wait_until
 
 pytestmark = pytest.mark.contract
+
+WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -132,13 +135,6 @@ class Machine:
         return x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
 
 
-def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)
-
-
 def ended(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGTERM)
     return process.wait(timeout=20)
@@ -160,12 +156,14 @@ def test_node_enrols_renews_and_survives_without_the_authority(
         first = machine.certificate()
 
         keeping = subprocess.Popen(machine.enroll_command())
-        wait_until(lambda: machine.certificate() != first, "not renewed")
+        wait_until(lambda: machine.certificate() != first, WITHIN_S, "the renewal")
         assert machine.certificate().subject == first.subject
-        wait_until(lambda: "ca_crl" in machine.named(), "no deny-list")
+        wait_until(lambda: "ca_crl" in machine.named(), WITHIN_S, "the deny-list")
         machine.ca("token", "node-b")
         machine.ca("revoke", "node-b")
-        wait_until(lambda: b"node-b" in machine.deny_list(), "the revocation is not heard of")
+        wait_until(
+            lambda: b"node-b" in machine.deny_list(), WITHIN_S, "the revocation is heard of"
+        )
         assert ended(keeping) == 0, "also while an answer is waited for"
         left = [path.name for path in machine.identity.glob("generation-*")]
         assert len(left) == 2

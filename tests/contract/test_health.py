@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from tests.contract.ovsdb_server import OvsdbServer
+from tools.lab.container import wait_until
 
 pytestmark = pytest.mark.contract
 
+WITHIN_S = 40.0
 PORT = 9180
 ASK = """
 import sys, urllib.request, urllib.error
@@ -55,13 +57,6 @@ def entering(holder: subprocess.Popen[bytes]) -> list[str]:
     return ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
 
 
-def until(condition: Callable[[], object], otherwise: str) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.2)
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     with contextlib.ExitStack() as stack:
@@ -86,12 +81,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
         stack.callback(agent.wait)
         stack.callback(agent.kill)
         started = Node(database, holder, agent)
-        until(lambda: started.get("/livez")[0] == 200, "the agent does not serve")
+        wait_until(lambda: started.get("/livez")[0] == 200, WITHIN_S, "the agent serves")
         yield started
 
 
 def test_agent_without_pluto_is_alive_started_and_not_ready_and_says_why(node: Node) -> None:
-    until(lambda: node.get("/startupz")[0] == 200, "no complete look")
+    wait_until(lambda: node.get("/startupz")[0] == 200, WITHIN_S, "a complete look")
     status, text = node.get("/readyz")
     assert status == 503
     assert "reason: IKE daemon: not running\n" in text
@@ -102,7 +97,7 @@ def test_agent_without_pluto_is_alive_started_and_not_ready_and_says_why(node: N
     bridge = ["--id=@b", "create", "bridge", "name=br", "ports=@p"]
     switch = ["set", "open_vswitch", ".", "bridges=@b"]
     node.database.vsctl(*row, "--", *port, "--", *bridge, "--", *switch)
-    until(lambda: node.ready()["tunnels"]["wanted"] == 1, "the row is not seen")
+    wait_until(lambda: node.ready()["tunnels"]["wanted"] == 1, WITHIN_S, "the row is seen")
     reasons = " ".join(node.ready()["reasons"])
     assert "own certificate: no certificate: set other_config:certificate" in reasons
     assert "1 tunnel cannot be configured: tun (node-b, 192.0.2.2)" in reasons
@@ -111,10 +106,10 @@ def test_agent_without_pluto_is_alive_started_and_not_ready_and_says_why(node: N
 
 
 def test_agent_whose_database_stalls_is_alive(node: Node) -> None:
-    until(lambda: node.get("/startupz")[0] == 200, "no complete look")
+    wait_until(lambda: node.get("/startupz")[0] == 200, WITHIN_S, "a complete look")
     os.kill(node.database.pid, signal.SIGSTOP)
     try:
-        until(lambda: node.get("/livez")[1].startswith("alive"), "stuck")
+        wait_until(lambda: node.get("/livez")[1].startswith("alive"), WITHIN_S, "the loop moves")
         time.sleep(5)
         status, text = node.get("/livez")
         assert status == 200 and float(text.split(" ago")[0].split()[-2]) < 5

@@ -13,6 +13,7 @@ import pytest
 
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
+from tools.lab.container import wait_until
 
 pytestmark = pytest.mark.contract
 
@@ -21,6 +22,14 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h; os.unshare is in Python 3.12 and la
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=20)
+
+
+def _has_ipv6_routes() -> bool:
+    argv = ["ip", "-6", "route", "show", "table", "local"]
+    shown = subprocess.run(argv, check=True, timeout=20, capture_output=True, text=True).stdout
+    return {"local 2001:db8::1", "local fe80::1"} <= {
+        line.split(" dev")[0] for line in shown.splitlines()
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +42,8 @@ def network() -> Iterator[None]:
         _ip("addr", "add", "192.0.2.1/32", "dev", "lo")
         _ip("addr", "add", "2001:db8::1/128", "dev", "lo")
         _ip("addr", "add", "fe80::1/64", "dev", "lo")
+        # The kernel makes an IPv6 address's routes later, by a worker.
+        wait_until(_has_ipv6_routes, 20, "routes of the IPv6 addresses")
         yield
     finally:
         assert libc.setns(outside, _CLONE_NEWNET) == 0

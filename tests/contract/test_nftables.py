@@ -243,9 +243,11 @@ def test_disk_that_takes_no_file_does_not_open_the_guard(kept: Path) -> None:
 
 def test_flush_by_another_process_does_not_open_while_the_agent_lives(kept: Path) -> None:
     holder = subprocess.Popen(
-        ["python3", "-c", _HOLD, str(kept)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ["python3", "-c", _HOLD, str(kept)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     nft("flush", "ruleset")

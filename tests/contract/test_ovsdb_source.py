@@ -226,8 +226,9 @@ def test_port_on_a_userspace_bridge_is_marked_whatever_comes_first(
     running.vsctl("set", "bridge", "br0", "datapath_type=netdev")
     drive(source, lambda: _tunnels(source)["t1"].datapath_type == "netdev")
 
-    running.vsctl("add-br", "br1", "--", "add-port", "br1", "t2", "--", "set", "interface", "t2",
-                  "type=gre")  # fmt: skip
+    running.vsctl(
+        "add-br", "br1", "--", "add-port", "br1", "t2", "--", "set", "interface", "t2", "type=gre"
+    )
     running.vsctl("add-port", "br0", "t3", "--", "set", "interface", "t3", "type=vxlan")
     running.vsctl("add-port", "br0", "p4")
     running.vsctl("set", "interface", "p4", "type=vxlan")

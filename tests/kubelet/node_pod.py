@@ -6,12 +6,12 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tools.kubernetes.worker import Worker
+from tools.lab.container import wait_until
 
 NAMESPACE = "ovn-ipsec"
 READY_S = 240.0
@@ -20,10 +20,8 @@ Json = dict[str, Any]
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = READY_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not reached in {timeout_s:.0f} s: {what}"
-        time.sleep(0.5)
+    """Twice a second, as each question is a kubectl. TimeoutError names ``what``."""
+    wait_until(condition, timeout_s, what, interval_s=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class NodePod:
     def wait_until_ready(self) -> None:
         try:
             wait_for("the pod is ready", self.ready)
-        except AssertionError as error:
+        except TimeoutError as error:
             name = self.pod()["metadata"]["name"]
             said = self.kubectl("describe", "pod", name)[-4000:]
             logs = self.kubectl("logs", name, "--all-containers", "--prefix", "--tail=30")

@@ -6,7 +6,7 @@ import logging
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from tests.fake_desk import FakeDesk
 from tests.real_desk import RealDesk
 from tests.unit.test_enrolment import Node as EnrollingNode
 from tests.unit.test_enrolment import PlayedDatabase, join
+from tools.lab.container import wait_until
 from tools.lab.pki import Authority, KeyType
 
 
@@ -251,11 +252,11 @@ def test_revocation_at_the_authority_is_in_the_file_while_the_poll_still_waits(
         thread = threading.Thread(target=deny_list.follow, args=(end.wait,), daemon=True)
         thread.start()
         try:
-            wait_for(lambda: "ca_crl" in follower.database.other_config)
+            wait_until(lambda: "ca_crl" in follower.database.other_config, 20, "a deny-list")
             time.sleep(0.5)  # the next question is there: without news its answer takes 50 s
             begin = time.monotonic()
             desk.revoke("node-f")
-            wait_for(lambda: follower.denied() == b"node-f")
+            wait_until(lambda: follower.denied() == b"node-f", 20, "the revocation")
             assert time.monotonic() - begin < 25
             end.set()
             desk.revoke("node-g")  # answers what waits
@@ -263,14 +264,6 @@ def test_revocation_at_the_authority_is_in_the_file_while_the_poll_still_waits(
             assert not thread.is_alive()
         finally:
             end.set()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it did not come")
 
 
 def test_list_can_come_through_a_directory(

@@ -24,13 +24,27 @@ _ROOT = CertificateFact(
     "/ca", pem="CA", fingerprint="ca", subject="CN=ca", issuer="CN=ca", is_ca=True
 )
 _OWN = CertificateFact(
-    "/cert", pem="A", common_name="a", dns_names=("a",), fingerprint="a", public_key_hash="k",
-    key_type="rsa", subject="CN=a", issuer="CN=ca", serial=1,
-)  # fmt: skip
+    "/cert",
+    pem="A",
+    common_name="a",
+    dns_names=("a",),
+    fingerprint="a",
+    public_key_hash="k",
+    key_type="rsa",
+    subject="CN=a",
+    issuer="CN=ca",
+    serial=1,
+)
 _PEER = CertificateFact(
-    "/c.pem", pem="C", common_name="c", dns_names=("c",), fingerprint="c", subject="CN=c",
-    issuer="CN=c", serial=3,
-)  # fmt: skip
+    "/c.pem",
+    pem="C",
+    common_name="c",
+    dns_names=("c",),
+    fingerprint="c",
+    subject="CN=c",
+    issuer="CN=c",
+    serial=3,
+)
 _PKI = PkiFact(
     certificate=_OWN,
     private_key=PrivateKeyFact("/key", public_key_hash="k"),

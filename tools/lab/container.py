@@ -183,14 +183,24 @@ class Container:
 
 
 def wait_until(
-    condition: Callable[[], bool], timeout_s: float, what: str, *, interval_s: float = 0.05
+    condition: Callable[[], bool],
+    timeout_s: float,
+    what: str,
+    *,
+    interval_s: float = 0.05,
+    late_share: float = 0.0,
 ) -> float:
-    """Poll until `condition` holds; seconds it took. TimeoutError names `what` otherwise."""
+    """Poll until `condition` holds; seconds it took. TimeoutError names `what` otherwise.
+
+    Asking is work, too: it may be noticed late by `late_share` of the time waited, where that is
+    more than `interval_s`.
+    """
     started = time.monotonic()
     while not condition():
-        if time.monotonic() - started > timeout_s:
+        waited = time.monotonic() - started
+        if waited > timeout_s:
             raise TimeoutError(f"not within {timeout_s} s: {what}")
-        time.sleep(interval_s)
+        time.sleep(max(interval_s, late_share * waited))
     return time.monotonic() - started
 
 

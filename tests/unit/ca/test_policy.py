@@ -67,7 +67,9 @@ def test_weak_and_unusual_keys_are_denied(own: ec.EllipticCurvePrivateKey, reaso
 
 
 @pytest.mark.parametrize(
-    "own", [rsa_key(3072), ec.generate_private_key(ec.SECP384R1()), key(ME)], ids=str
+    "own",
+    [rsa_key(3072), ec.generate_private_key(ec.SECP384R1()), key(ME)],
+    ids=["RSA 3072", "P-384", "P-256"],
 )
 def test_accepted_key_goes_into_the_certificate_and_nothing_else_does(
     own: ec.EllipticCurvePrivateKey,

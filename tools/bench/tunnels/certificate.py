@@ -6,7 +6,6 @@ import time
 
 from tools.bench.tunnels.contenders import Contender
 from tools.bench.tunnels.stage import STATES_OF_A_TUNNEL, soon
-from tools.lab.container import wait_until
 from tools.lab.identity import KEYS, install_identity
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -34,7 +33,7 @@ def measure_certificate(
             hub.add_tunnel(f"t-{other.name}", other.ipv4, remote_name=other.name)
             other.add_tunnel("t-hub", hub.ipv4, remote_name=hub.name)
         needed = STATES_OF_A_TUNNEL * peers
-        wait_until(lambda: hub.sa_count() >= needed, limit_s, "tunnels up", interval_s=0.5)
+        soon(lambda: hub.sa_count() >= needed, limit_s, "tunnels up")
         traffic.wait_flowing(limit_s)
         time.sleep(_OBSERVED_S)
         negotiated = _negotiations(hub)

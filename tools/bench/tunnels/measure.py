@@ -27,7 +27,7 @@ from tools.bench.tunnels.contenders import (
 from tools.bench.tunnels.data_plane import measure_data_plane
 from tools.bench.tunnels.mesh import measure_mesh
 from tools.bench.tunnels.stage import SAS_TO_A_PEER, Stage, addresses, soon, write_secret
-from tools.lab.container import PROJECT, CommandError, LabError, wait_until
+from tools.lab.container import PROJECT, CommandError, LabError
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 
@@ -277,7 +277,7 @@ def _restart(stage: Stage, contender: Contender, row: Row) -> None:
     time.sleep(_SETTLE_S)
     before, start = work(), time.monotonic()
     contender.restart(stage.hub)
-    wait_until(lambda: _answers(stage), 120, "a true status", interval_s=0.2)
+    soon(lambda: _answers(stage), 120, "a true status")
     row.values["restart_s"] = _since(start)
     time.sleep(_SETTLE_S)
     row.values["restart_commands"] = work() - before

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from tools.bench.tunnels.stage import IKE, PSK, STATES_OF_A_TUNNEL
-from tools.lab.container import wait_until
+from tools.bench.tunnels.stage import IKE, PSK, STATES_OF_A_TUNNEL, soon
 from tools.lab.lab import Lab
 
 _QUIET_S = 20.0
@@ -31,9 +30,7 @@ def measure_mesh(lab: Lab, size: int, limit_s: float, values: dict[str, float]) 
         return [node.sa_count() for node in nodes]
 
     try:
-        wait_until(
-            lambda: min(counts()) >= needed, limit_s, f"{size} nodes encrypted", interval_s=1
-        )
+        soon(lambda: min(counts()) >= needed, limit_s, f"{size} nodes encrypted")
     finally:
         values["missing"] = sum(max(0, needed - count) for count in counts())
     values["up_s"] = round(time.monotonic() - began, 1)

@@ -183,14 +183,16 @@ def plot_hubs(rows: Sequence[Row], target: Path) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2).flat
     for ax, (key, title) in zip(axes, _PLOTS, strict=True):
-        for name in dict.fromkeys(row["contender"] for row in hubs):
-            points = [
+        for number, name in enumerate(sorted({row["contender"] for row in hubs})):
+            points = sorted(
                 (row["peers"], row["values"][key])
                 for row in hubs
                 if row["contender"] == name and row["values"].get(key)
-            ]
+            )
             if points:
-                ax.plot(*zip(*points, strict=True), marker="o", label=name)
+                # The same colour in every picture, also where somebody else has no points.
+                color = f"C{number}"
+                ax.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
         ax.set(title=title, xlabel="peers", xscale="log", yscale="log")
         ax.grid(visible=True, which="both", alpha=0.3)
     figure.axes[0].legend()

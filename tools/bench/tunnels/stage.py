@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
 
@@ -99,16 +99,8 @@ class Stage:
 
 
 def soon(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait, and be late by a twentieth of the time at most: asking is work, too.
-
-    Raises TimeoutError, which names ``what``.
-    """
-    start = time.monotonic()
-    while not condition():
-        waited = time.monotonic() - start
-        if waited > timeout_s:
-            raise TimeoutError(f"not within {timeout_s} s: {what}")
-        time.sleep(max(0.05, waited / 20))
+    """Wait, and be late by a twentieth of the time at most. TimeoutError names ``what``."""
+    wait_until(condition, timeout_s, what, late_share=1 / 20)
 
 
 def port_name(remote: str) -> str:

@@ -58,7 +58,8 @@ def ensure(entry: Path, what: str, build: Callable[[Path], None]) -> Path:
 def _forget_unused(newest: Path) -> None:
     kind = newest.name.rpartition("-")[0]
     for entry in newest.parent.glob(f"{kind}-*"):
-        unused_s = time.time() - entry.stat().st_mtime
-        if entry.is_dir() and entry != newest and unused_s > _KEPT_UNUSED_S:
+        if entry == newest or not entry.is_dir():  # a lock may have gone with its entry
+            continue
+        if time.time() - entry.stat().st_mtime > _KEPT_UNUSED_S:
             shutil.rmtree(entry, ignore_errors=True)
             entry.with_suffix(".lock").unlink(missing_ok=True)
