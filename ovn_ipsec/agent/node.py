@@ -1,7 +1,8 @@
 """The node agent's loop.
 
 One tick: snapshot the sources, build what is desired, observe, plan, apply, publish. It runs
-on an event or a deadline; queries are answered by another thread from the last snapshot.
+on an event or a deadline; queries are answered by another thread from the last snapshot. Rows
+that changed are followed before that, without looking at all tunnels.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
 from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.agent.journal import Journal
 from ovn_ipsec.agent.observation import read
+from ovn_ipsec.agent.pace import SETTLE_S, Pace, Pass
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
@@ -37,6 +39,7 @@ from ovn_ipsec.model.conns import (
     Guard,
     GuardMode,
     InstalledCredential,
+    InstalledTunnel,
     Observed,
     ObservedIke,
     Unobserved,
@@ -50,7 +53,14 @@ from ovn_ipsec.model.steps import (
     SetGuard,
     Step,
 )
-from ovn_ipsec.plan import Memory, addresses_changed, guard_is_due, plan, remember
+from ovn_ipsec.plan import (
+    Memory,
+    addresses_changed,
+    guard_is_due,
+    plan,
+    plan_changes,
+    remember,
+)
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.enrolment import read_enrolment
@@ -61,15 +71,6 @@ from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
 
-SETTLE_S = 0.05
-"""Events come in bursts (one transaction, one rekey): wait this long for the rest."""
-REST_SHARE = 4
-REST_MOST_S = 2.0
-"""A tick is followed by a rest so many times as long as itself, up to this: when many tunnels
-come up at once the core belongs to pluto, not to whoever watches it."""
-REST_BEFORE_CHANGE_S = 0.5
-"""At most this when the wanted state changes."""
-STUMBLE_REST_S = 1.0
 PERIOD_S = 13.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
 than 15 s (DECISIONS 11)."""
@@ -126,13 +127,12 @@ class Agent:
         """As last read: forgetting them would replace connections for nothing."""
         self._settled: tuple[tuple[Desired, Observed], float] | None = None
         """What the last plan, an empty one, was made from, and until when it stays empty."""
+        self._looked: tuple[Desired, ObservedIke] | None = None
+        """What the last pass was about, what the last tick saw; None: nothing can be followed."""
         self._plan_at: float | None = None
         """When to plan again at the latest."""
-        self._rest_s = 0.0
+        self._pace = Pace(time.monotonic())
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
-        self._dirty_at: float | None = time.monotonic()
-        self._due_at = time.monotonic()
-        self._last_end = 0.0
         self._kernel_dirty = True
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
@@ -215,9 +215,11 @@ class Agent:
     def _turn(self) -> None:
         self._pulse.beat()
         if self._parts.ovsdb.run() or self._wanted.files_changed():
-            self._mark_dirty()
-            self._rest_s = min(self._rest_s, REST_BEFORE_CHANGE_S)
-        if time.monotonic() >= self._next_tick():
+            self._pace.heard_rows(time.monotonic())
+        due = self._pace.due(time.monotonic())
+        if due is Pass.FOLLOW:
+            self._follow()
+        elif due is Pass.LOOK:
             self._tick()
         else:
             self._block()
@@ -228,7 +230,7 @@ class Agent:
         python-ovs's monitor restarts after signals only, and a process that ends leaves lost
         SAs lost, and the guard standing once instead of twice.
         """
-        self._settled = None
+        self._settled = self._looked = None
         said = f"{type(error).__name__}: {error}"
         if said != self._stumbled:
             _log.exception("The agent failed inside and tries again")
@@ -238,33 +240,23 @@ class Agent:
             problems = (*self._snapshot.problems, problem)
             self._snapshot = replace(self._snapshot, problems=problems)
         time.sleep(SETTLE_S)
-        self._last_end, self._rest_s = time.monotonic(), STUMBLE_REST_S
-        self._due_at = self._last_end + STUMBLE_REST_S
-
-    def _next_tick(self) -> float:
-        if self._dirty_at is None:
-            return self._due_at
-        return min(self._due_at, max(self._dirty_at + SETTLE_S, self._last_end + self._rest_s))
-
-    def _mark_dirty(self) -> None:
-        if self._dirty_at is None:
-            self._dirty_at = time.monotonic()
+        self._pace.stumbled(time.monotonic())
 
     def _block(self) -> None:
         self._wakeups.sleep(
-            self._parts.ovsdb, min(self._next_tick(), self._wanted.check_files_at_s)
+            self._parts.ovsdb, min(self._pace.wake_at(), self._wanted.check_files_at_s)
         )
         self._read_events()
 
     def _read_events(self) -> None:
         heard = self._wakeups.read()
         if heard.tick:
-            self._mark_dirty()
+            self._pace.heard(time.monotonic())
         self._kernel_dirty |= heard.ipsec
         if heard.routes:
             self._settled = None
             self._memory = addresses_changed(self._memory)
-            self._due_at = min(self._due_at, self._wanted.routes_changed())
+            self._pace.look_by(self._wanted.routes_changed())
         if heard.guard:
             self._keep_guard()
 
@@ -292,17 +284,8 @@ class Agent:
         began = time.monotonic()
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        self._dirty_at = None
-        installed = read(self._parts.ike.observe_installed)
-        credentials = read(self._parts.nss.observe)
-        if not isinstance(credentials, Unobserved):
-            self._credentials = credentials
-        desired = self._wanted.build(installed, self._credentials, self._guard)
-        if desired.complete:
-            warnings = self._parts.ike.warnings
-            desired = replace(desired, problems=(*desired.problems, *warnings))
-        self._guard = desired.guard
-        self._keep_guard()
+        self._pace.looks()
+        desired, installed, credentials = self._read_wanted()
         self._read_counters(began, forced=bool(waiting))
         observed = Observed(
             ike=read(
@@ -327,17 +310,60 @@ class Agent:
         if waiting:
             details = self._parts.ike.details
             self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
-        self._last_end = time.monotonic()
-        work = self._tally.note_tick(self._snapshot, self._last_end - began, self._xfrm_errors)
+        now = time.monotonic()
+        work = self._tally.note_tick(self._snapshot, now - began, self._xfrm_errors)
         self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
         deadlines = [self._plan_at, self._wanted.routes_due_at_s, began + PERIOD_S]
-        self._due_at = min(at for at in deadlines if at is not None)
-        self._rest_s = min(REST_SHARE * (self._last_end - began), REST_MOST_S)
+        again_at = min(at for at in deadlines if at is not None)
+        self._pace.looked(began, now, again_at, acted=acted)
+        ike = observed.ike
+        self._looked = (desired, ike) if isinstance(ike, ObservedIke) and ike.running else None
         self._stumbled = ""
-        if acted:
-            self._mark_dirty()
         for done in waiting:
             done.set()
+
+    def _read_wanted(
+        self,
+    ) -> tuple[
+        Desired,
+        Mapping[str, InstalledTunnel] | Unobserved,
+        tuple[InstalledCredential, ...] | Unobserved,
+    ]:
+        """What is wanted now, with the guard for it put in place, and what is installed."""
+        installed = read(self._parts.ike.observe_installed)
+        credentials = read(self._parts.nss.observe)
+        if not isinstance(credentials, Unobserved):
+            self._credentials = credentials
+        desired = self._wanted.build(installed, self._credentials, self._guard)
+        if desired.complete:
+            warnings = self._parts.ike.warnings
+            desired = replace(desired, problems=(*desired.problems, *warnings))
+        self._guard = desired.guard
+        self._keep_guard()
+        return desired, installed, credentials
+
+    def _follow(self) -> None:
+        """Do what rows that changed ask for, by what the last tick saw of pluto."""
+        began = time.monotonic()
+        self._pace.follows()
+        looked, self._looked = self._looked, None
+        loaded = self._parts.ike.loaded
+        known = looked is not None and self._parts.ike.generation() == looked[1].generation
+        if looked is None or loaded is None or not known:
+            self._pace.unfollowed()
+            return
+        before, ike = looked[0], replace(looked[1], loaded=loaded)
+        desired, installed, credentials = self._read_wanted()
+        observed = Observed(ike, installed, credentials, Unobserved("put in place already"))
+        made = plan_changes(desired, before.tunnels, observed, self._memory, began)
+        if made.steps:
+            self._memory = made.memory
+            self._do(made.steps)
+            self._tally.note_apply(time.monotonic() - began)
+        elif desired.credentials != before.credentials:
+            self._pace.unfollowed()
+        self._looked = (desired, ike)
+        self._pace.followed(began, time.monotonic(), acted=bool(made.steps))
 
     def _act(
         self,

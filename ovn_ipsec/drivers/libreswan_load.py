@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ovn_ipsec.drivers import libreswan_text as text
@@ -20,7 +20,6 @@ class Load:
     """A tunnel whose connections are to be loaded, and what came of it."""
 
     step: AddConnection | ReplaceConnection
-    connections: str
     files: TunnelFiles
     names: tuple[str, ...]
     error: str | None = None
@@ -44,13 +43,13 @@ class Loader:
         loads: Sequence[Load],
         generation: str,
         drop: Callable[[str], None],
-        read_loaded: Callable[[], frozenset[str]],
+        loaded_of: Callable[[Collection[str]], frozenset[str]],
     ) -> None:
         """Load them all; each one's ``error`` says what came of it.
 
         ``generation`` is of the pluto that runs, ``drop`` takes a connection from it, and
-        ``read_loaded`` asks it which it has. Raises DriverError: the loads without an error of
-        their own have failed with it.
+        ``loaded_of`` asks it which of some it has. Raises DriverError: the loads without an error
+        of their own have failed with it.
         """
         self._check(loads, generation)
         self._write(loads)
@@ -62,16 +61,14 @@ class Loader:
                 for name in load.step.old_names:
                     if name not in load.names:
                         drop(name)
-        batch = text.join_batch(load.connections for load in good)
-        if not self._signs():
-            # With auto=start a connection is initiated at once and asynchronously; what is not
-            # in the batch is left alone.
-            said = self._pluto.addconn(batch, "--autoall")
-            self._confirm(good, read_loaded(), said.stdout + said.stderr)
-            return
-        said = self._pluto.addconn(batch, *(name for load in good for name in load.names))
-        self._confirm(good, read_loaded(), said.stdout + said.stderr)
-        for load in good:
+        batch = text.join_batch(load.files.conf for load in good)
+        names = [name for load in good for name in load.names]
+        signs = self._signs()
+        # With --autoall what says auto=start is initiated at once and asynchronously; what is
+        # not in the batch is left alone.
+        said = self._pluto.addconn(batch, *(names if signs else ["--autoall"]))
+        self._confirm(good, loaded_of(names), said.stdout + said.stderr)
+        for load in good if signs else ():
             if load.error is None and load.step.config.lead:
                 for name in load.names:
                     self._pluto.initiate(name)
@@ -96,7 +93,7 @@ class Loader:
         fresh = {load.kind: load for load in loads if load.kind not in self._accepted}
         if not fresh:
             return
-        batch = text.join_batch(load.connections for load in fresh.values())
+        batch = text.join_batch(load.files.conf for load in fresh.values())
         if parses(self._pluto.addconn(batch, "--checkconfig")):
             self._accepted |= fresh.keys()
             return
@@ -106,7 +103,7 @@ class Loader:
 
     def _complaint(self, load: Load) -> str | None:
         """What libreswan's parser has against this tunnel alone."""
-        done = self._pluto.addconn(load.connections, "--checkconfig")
+        done = self._pluto.addconn(load.files.conf, "--checkconfig")
         if parses(done):
             return None
         said = complaint(done.stderr + done.stdout)
@@ -140,7 +137,6 @@ def render_load(step: AddConnection | ReplaceConnection) -> Load:
     roles = step.config.selectors()
     return Load(
         step=step,
-        connections=text.render_connections(step.tunnel, step.version, step.config),
         files=render_files(step.tunnel, step.version, step.config),
         names=tuple(connection_name(step.tunnel, role, step.version) for role in roles),
     )

@@ -174,7 +174,7 @@ def included_patterns(text: str) -> tuple[str, ...]:
 
 
 def join_batch(texts: Iterable[str]) -> str:
-    """One configuration out of the connections of several tunnels."""
+    """One configuration out of the files of several tunnels."""
     return "\n".join(texts)
 
 

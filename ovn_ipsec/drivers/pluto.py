@@ -22,7 +22,24 @@ _ADDCONN_EACH_S = 0.5
 """Longer by this for each connection: pluto may be busy with peers that came first."""
 _NOT_RUNNING = 33
 """whack's exit code when the control socket is absent or refuses."""
+_UNKNOWN = re.compile(r'no (?:such )?connection (?:or alias(?:ed connection)? )?named "')
 _NOBODY = re.compile(r"pluto_ctl\) failed|Pluto is not running|timeout waiting on pluto socket")
+
+
+def _loads(child: str) -> bool:
+    """Whether a child of pluto is an addconn, or will be: it has just been forked."""
+    try:
+        return Path(f"/proc/{child}/comm").read_text("ascii", "replace") in (
+            "addconn\n",
+            "pluto\n",
+        )
+    except OSError:
+        return False
+
+
+def is_unknown(reply: str) -> bool:
+    """Whether pluto says that no connection has the name it was asked about."""
+    return _UNKNOWN.search(reply) is not None
 
 
 class PlutoDownError(DriverError):
@@ -59,6 +76,10 @@ class Pluto:
         it all the same, so nobody has to wait. Raises as whack.
         """
         return self._tell("--asynchronous", "--name", name, "--initiate")
+
+    def knows(self, name: str) -> bool:
+        """Whether a connection is loaded; costs no list of all. Raises as whack."""
+        return not is_unknown(self.whack("--trafficstatus", "--name", name))
 
     def reread_secrets(self) -> None:
         """Have pluto forget all secrets and read the files' anew (ipsec_secrets(5)).
@@ -151,10 +172,9 @@ class Pluto:
             return False
         try:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
-            names = [Path(f"/proc/{child}/comm").read_text("ascii") for child in children]
         except OSError:
             return False
-        return "addconn\n" in names
+        return any(map(_loads, children))
 
     def version(self, generation: str) -> tuple[str, Dialect]:
         """Version and dialect of the pluto of this generation, asked once. Raises as whack."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -47,28 +47,11 @@ class TunnelHealth:
         return not self.missing and not self.broken
 
 
-class IkeView:
-    """One observation of pluto and the kernel, indexed so that a tunnel costs its own size."""
+class LoadedView:
+    """Connections that pluto has loaded, by tunnel."""
 
     def __init__(self, ike: ObservedIke) -> None:
-        self._ike = ike
-        self._children: dict[str, list[ChildSa]] = defaultdict(list)
-        for child in ike.children:
-            self._children[child.connection].append(child)
-        half_open = [sa for sa in ike.ike_sas if not sa.established]
-        self._initiating = {sa.connection for sa in half_open if sa.initiator is not False}
-        self._with_ike = {
-            sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
-        }
-        self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
-        self._states = {(state.spi, _address(state.dst)) for state in ike.states}
-        self._pairs = {(_address(state.src), _address(state.dst)) for state in ike.states}
-        self._loaded: dict[str, set[str]] = defaultdict(set)
-        for name in ike.loaded:
-            if match := _NAME.fullmatch(name):
-                self._loaded[match["tunnel"]].add(name)
-                if match["role"]:  # also a gre tunnel whose own name ends in -in or -out
-                    self._loaded[f"{match['tunnel']}-{match['role']}"].add(name)
+        self._loaded = _by_tunnel(ike.loaded)
 
     def loaded(self, tunnel: str, config: TunnelConfig | None) -> set[str]:
         """Loaded connections named after this tunnel, of any version."""
@@ -83,6 +66,30 @@ class IkeView:
         """The highest version among loaded connections of this name, 0 for none."""
         versions = [int(name.rpartition("-")[2]) for name in self._loaded.get(tunnel, ())]
         return max(versions, default=0)
+
+    @staticmethod
+    def _role(tunnel: str, name: str) -> str:
+        role, dash, _version = name[len(tunnel) + 1 :].rpartition("-")
+        return role if dash else ""
+
+
+class IkeView(LoadedView):
+    """One observation of pluto and the kernel, indexed so that a tunnel costs its own size."""
+
+    def __init__(self, ike: ObservedIke) -> None:
+        super().__init__(ike)
+        self._ike = ike
+        self._children: dict[str, list[ChildSa]] = defaultdict(list)
+        for child in ike.children:
+            self._children[child.connection].append(child)
+        half_open = [sa for sa in ike.ike_sas if not sa.established]
+        self._initiating = {sa.connection for sa in half_open if sa.initiator is not False}
+        self._with_ike = {
+            sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
+        }
+        self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
+        self._states = {(state.spi, _address(state.dst)) for state in ike.states}
+        self._pairs = {(_address(state.src), _address(state.dst)) for state in ike.states}
 
     def unoriented(self, names: Iterable[str]) -> bool:
         """Whether pluto finds neither end of one of these among this node's addresses."""
@@ -129,11 +136,6 @@ class IkeView:
         pairs = {(local, remote), (remote, local)}
         return missing == len(config.selectors()) and pairs <= self._pairs
 
-    @staticmethod
-    def _role(tunnel: str, name: str) -> str:
-        role, dash, _version = name[len(tunnel) + 1 :].rpartition("-")
-        return role if dash else ""
-
     def _in_kernel(self, child: ChildSa, config: TunnelConfig, selector: Selector) -> bool:
         ends = ((child.spi_in, config.local), (child.spi_out, config.remote))
         for spi, destination in ends:
@@ -151,6 +153,17 @@ def expected_policies(config: TunnelConfig, selector: Selector) -> tuple[KernelP
         KernelPolicy(local, remote, protocol, mine, theirs, "out"),
         KernelPolicy(remote, local, protocol, theirs, mine, "in"),
     )
+
+
+@lru_cache(maxsize=1)
+def _by_tunnel(loaded: frozenset[str]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in loaded:
+        if match := _NAME.fullmatch(name):
+            found[match["tunnel"]].add(name)
+            if match["role"]:  # also a gre tunnel whose own name ends in -in or -out
+                found[f"{match['tunnel']}-{match['role']}"].add(name)
+    return found
 
 
 @lru_cache(maxsize=4096)

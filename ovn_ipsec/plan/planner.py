@@ -17,6 +17,7 @@ from ovn_ipsec.model.conns import (
     ObservedGuard,
     ObservedIke,
     Unobserved,
+    WantedTunnel,
     connection_name,
 )
 from ovn_ipsec.model.steps import (
@@ -32,7 +33,7 @@ from ovn_ipsec.model.steps import (
     StartIke,
     Step,
 )
-from ovn_ipsec.plan.health import IkeView
+from ovn_ipsec.plan.health import IkeView, LoadedView
 from ovn_ipsec.plan.memory import (
     Crowd,
     Memory,
@@ -40,7 +41,7 @@ from ovn_ipsec.plan.memory import (
     forget_failures,
     retry_key,
 )
-from ovn_ipsec.plan.tunnel import CROWD_LAST_S, plan_tunnel
+from ovn_ipsec.plan.tunnel import CROWD_LAST_S, plan_content, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, and while pluto is down."""
@@ -133,6 +134,50 @@ def plan(
         retry.not_before for retry in memory.retries.values() if retry.not_before > now
     ]
     return Plan(draft.steps(), memory, min(draft.wakes, default=None))
+
+
+def plan_changes(
+    desired: Desired,
+    before: Mapping[str, WantedTunnel],
+    observed: Observed,
+    memory: Memory,
+    now: float,
+) -> Plan:
+    """Load, replace and drop what is wanted otherwise than ``before``; the cost is the change's.
+
+    ``observed.ike`` may be of a while ago but for what is loaded, which our own steps change, and
+    when somebody else changed it ``plan`` finds out. To that everything is left that depends on
+    SAs, and every change for which credentials have to be installed first.
+    """
+    nothing = Plan((), memory)
+    ike, installed = observed.ike, observed.installed
+    if isinstance(ike, Unobserved) or isinstance(installed, Unobserved) or not desired.complete:
+        return nothing
+    draft = _Draft()
+    _plan_credentials(desired, observed.credentials, memory, now, draft)
+    if draft.steps() or isinstance(observed.credentials, Unobserved):
+        return nothing
+    view = LoadedView(ike)
+    remembered = {name: m for name, m in memory.tunnels.items() if name in desired.tunnels}
+    room = REPLACE_WAVE if now >= memory.replace_after else 0
+    after = memory.replace_after
+    for name, tunnel in desired.tunnels.items():
+        config = tunnel.config
+        if config is None or tunnel.withdrawn or before.get(name) == tunnel:
+            continue
+        known = remembered.get(name, TunnelMemory())
+        planned = plan_content(name, config, installed.get(name), view, known, now)
+        if planned is None or not memory.may_try(f"tunnel:{name}", now):
+            continue
+        if planned.disruptive:
+            if not room:
+                continue
+            room, after = room - 1, now + REPLACE_PAUSE_S
+        remembered[name] = planned.memory
+        for step in planned.steps:
+            draft.add(step)
+    _plan_drops(desired, installed, view, memory, now, draft)
+    return Plan(draft.steps(), replace(memory, tunnels=remembered, replace_after=after))
 
 
 def guard_is_due(wanted: Guard | None, observed: ObservedGuard | Unobserved) -> bool:
@@ -297,7 +342,7 @@ def _plan_tunnels(
 def _plan_drops(
     desired: Desired,
     installed: Mapping[str, InstalledTunnel],
-    view: IkeView,
+    view: LoadedView,
     memory: Memory,
     now: float,
     draft: _Draft,

@@ -22,7 +22,7 @@ from ovn_ipsec.model.steps import (
     ReplaceConnection,
     Step,
 )
-from ovn_ipsec.plan.health import IkeView, TunnelHealth
+from ovn_ipsec.plan.health import IkeView, LoadedView, TunnelHealth
 from ovn_ipsec.plan.memory import Crowd, TunnelMemory, spread
 
 LEAD_DELAY_S = 2.0
@@ -86,10 +86,10 @@ def plan_tunnel(
     crowd: Crowd,
 ) -> TunnelPlan:
     """Steps that bring one wanted tunnel nearer to being up, and only those."""
-    changed = _plan_content(name, config, record, ike, memory, now)
+    changed = plan_content(name, config, record, ike, memory, now)
     if changed is not None:
         return changed
-    assert record is not None  # noqa: S101  without a record _plan_content has planned one
+    assert record is not None  # noqa: S101  without a record plan_content has planned one
     names = tuple(connection_name(name, role, record.version) for role in config.selectors())
     if ike.unoriented(names):
         return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
@@ -112,15 +112,15 @@ def plan_tunnel(
     return planned
 
 
-def _plan_content(
+def plan_content(
     name: str,
     config: TunnelConfig,
     record: InstalledTunnel | None,
-    ike: IkeView,
+    ike: LoadedView,
     memory: TunnelMemory,
     now: float,
 ) -> TunnelPlan | None:
-    """Load, replace or adopt; None when what is loaded is what is wanted."""
+    """Load, replace or adopt, whatever its SAs; None when what is loaded is what is wanted."""
     loaded = ike.loaded(name, config)
     if record is None:
         version = ike.foreign_version(name) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -25,23 +25,34 @@ from ovn_ipsec.model.conns import (
 )
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
 from ovn_ipsec.model.snapshot import SaDetail
-from ovn_ipsec.model.steps import Outcome, SetGuard, StartIke, Step
-from ovn_ipsec.sources.addresses import LocalAddresses
+from ovn_ipsec.model.steps import AddConnection, Outcome, SetGuard, StartIke, Step
 from ovn_ipsec.sources.certificates import CertificateFiles
+
+HERE = "192.0.2.100"
 
 
 class Ovsdb:
     in_sync = True
     problem: str | None = None
 
-    def run(self) -> bool:
-        return False
+    def __init__(self) -> None:
+        self.tunnels: tuple[TunnelFact, ...] = ()
+        self.told: tuple[TunnelFact, ...] = ()
 
-    def wait(self, poller: object) -> None:
-        pass
+    def run(self) -> bool:
+        before, self.told = self.told, self.tunnels
+        return self.told is not before
+
+    def wait(self, poller: Any) -> None:
+        poller.timer_wait(20)  # nothing wakes it when the rows change
 
     def snapshot(self) -> tuple[NodeFact, tuple[TunnelFact, ...]]:
-        return NodeFact(), ()
+        return NodeFact(), self.told
+
+
+class Addresses:
+    def lookup(self, ends: Iterable[str]) -> dict[str, str | None]:
+        return dict.fromkeys(ends, HERE)
 
 
 class Quiet:
@@ -71,6 +82,10 @@ class Ike:
         self.start_s = 0.0
         self.seen_at = 0.0
 
+    @property
+    def loaded(self) -> frozenset[str] | None:
+        return None
+
     def pluto_pidfd(self) -> int | None:
         return None
 
@@ -88,6 +103,37 @@ class Ike:
     def apply(self, steps: Sequence[Step]) -> list[Outcome]:
         assert all(isinstance(step, StartIke) for step in steps)
         time.sleep(self.start_s)
+        return [Outcome(step) for step in steps]
+
+
+class RunningIke(Ike):
+    """pluto runs and does what it is told; notes what it was asked for, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.installed: dict[str, InstalledTunnel] = {}
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        return frozenset(f"{name}-{role}-1" for name in self.installed for role in ("in", "out"))
+
+    def generation(self) -> str:
+        return "1"
+
+    def observe_installed(self) -> dict[str, InstalledTunnel]:
+        return dict(self.installed)
+
+    def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
+        kernel_changed()
+        self.calls.append("observe")
+        return ObservedIke(running=True, generation="1", loaded=self.loaded)
+
+    def apply(self, steps: Sequence[Step]) -> list[Outcome]:
+        for step in steps:
+            if isinstance(step, AddConnection):
+                self.calls.append(f"add {step.tunnel}")
+                self.installed[step.tunnel] = InstalledTunnel(step.tunnel, 1, step.config.digest)
         return [Outcome(step) for step in steps]
 
 
@@ -121,12 +167,17 @@ def ike() -> Ike:
 
 
 @pytest.fixture
-def agent(ike: Ike) -> Iterator[Agent]:
+def ovsdb() -> Ovsdb:
+    return Ovsdb()
+
+
+@pytest.fixture
+def agent(ike: Ike, ovsdb: Ovsdb) -> Iterator[Agent]:
     quiet = Quiet()
     parts = Parts(
-        ovsdb=cast("Any", Ovsdb()),
+        ovsdb=cast("Any", ovsdb),
         certificates=CertificateFiles(),
-        addresses=LocalAddresses(),
+        addresses=cast("Any", Addresses()),
         kernel_events=cast("Any", quiet),
         ike=cast("Any", ike),
         log=PlutoLog(lambda: None),
@@ -182,3 +233,33 @@ def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
         time.sleep(0.1)
     agent.request_exit(cleanup=False)
     thread.join(5)
+
+
+class TestRows:
+    """Rows that are added while pluto runs."""
+
+    @pytest.fixture
+    def ike(self) -> RunningIke:
+        return RunningIke()
+
+    def test_a_new_row_is_loaded_before_all_tunnels_are_looked_at_again(
+        self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
+    ) -> None:
+        thread = running(agent)
+        assert agent.request_refresh(10)
+        for number in (1, 2):
+            ike.calls.clear()
+            ovsdb.tunnels = (*ovsdb.tunnels, _row(number))
+            deadline = time.monotonic() + 10
+            while "observe" not in ike.calls:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert ike.calls[0] == f"add t{number}"
+            assert ike.calls.count(f"add t{number}") == 1
+        agent.request_exit(cleanup=False)
+        thread.join(5)
+
+
+def _row(number: int) -> TunnelFact:
+    options = {"remote_ip": f"192.0.2.{number}", "local_ip": HERE, "psk": "secret"}
+    return TunnelFact(f"t{number}", "geneve", options, 1)

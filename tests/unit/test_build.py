@@ -32,17 +32,25 @@ _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 _PSK = TunnelFact("p", "geneve", {"remote_ip": "192.0.2.2", "psk": "sixteen bytes key"})
 _CA_SIGNED = TunnelFact("c", "geneve", {"remote_ip": "192.0.2.3", "remote_name": "b"})
 _PLAIN = TunnelFact("x", "geneve", {"remote_ip": "192.0.2.4"})
-_CA = CertificateFact("/ca", pem="CA", fingerprint="ca", subject="CN=ca", issuer="CN=ca",
-                      is_ca=True)  # fmt: skip
+_CA = CertificateFact(
+    "/ca", pem="CA", fingerprint="ca", subject="CN=ca", issuer="CN=ca", is_ca=True
+)
 _PKI = PkiFact(
     certificate=CertificateFact(
-        "/cert", pem="CERT", common_name="a", dns_names=("a",), fingerprint="f",
-        public_key_hash="k", key_type="rsa", subject="CN=a", issuer="CN=ca",
+        "/cert",
+        pem="CERT",
+        common_name="a",
+        dns_names=("a",),
+        fingerprint="f",
+        public_key_hash="k",
+        key_type="rsa",
+        subject="CN=a",
+        issuer="CN=ca",
     ),
     private_key=PrivateKeyFact("/key", public_key_hash="k"),
     ca_cert=replace(_CA, chain=(_CA,)),
     issued_by_ca=True,
-)  # fmt: skip
+)
 _FACTS = Facts(
     in_sync=True,
     tunnels=(_CA_SIGNED, _PSK, _PLAIN),

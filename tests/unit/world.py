@@ -40,7 +40,7 @@ from ovn_ipsec.model.steps import (
     StartIke,
     Step,
 )
-from ovn_ipsec.plan import Memory, plan, remember
+from ovn_ipsec.plan import Memory, Plan, plan, plan_changes, remember
 from ovn_ipsec.plan.health import expected_policies
 
 
@@ -87,6 +87,11 @@ def desired(**tunnels: TunnelConfig | None) -> Desired:
     )
 
 
+def revoked(want: Desired, name: str) -> Desired:
+    tunnel = replace(want.tunnels[name], config=None, problem="is revoked", withdrawn=True)
+    return replace(want, tunnels={**want.tunnels, name: tunnel})
+
+
 class World:
     """pluto, kernel, NSS and nftables as the planner may act on them; peers answer or not."""
 
@@ -111,6 +116,7 @@ class World:
         self.failing: set[str] = set()
         self.memory = Memory()
         self.wake_at: float | None = None
+        self.looked: tuple[Desired, ObservedIke] | None = None
 
     def observe(self) -> Observed:
         children = tuple(
@@ -156,13 +162,27 @@ class World:
         )
 
     def tick(self, want: Desired, advance_s: float = 0.0) -> tuple[Step, ...]:
-        """Plan, apply, remember; returns the steps."""
+        """Plan, apply, remember as the agent does; returns the steps."""
         self.now += advance_s
-        made = plan(want, self.observe(), self.memory, self.now)
-        self.wake_at = made.wake_at
+        seen = self.observe()
+        made = self._follow_changes(want, seen)
+        self.wake_at = self.now + 0.5
+        if made is None or not made.steps:
+            made = plan(want, seen, self.memory, self.now)
+            assert isinstance(seen.ike, ObservedIke)
+            self.looked = (want, seen.ike)
+            self.wake_at = made.wake_at
         outcomes = [self.apply(step) for step in made.steps]
         self.memory = remember(made.memory, outcomes, self.now)
         return made.steps
+
+    def _follow_changes(self, want: Desired, seen: Observed) -> Plan | None:
+        """What rows that changed ask for, by what pluto said at the last tick."""
+        looked, self.looked = self.looked, None
+        if looked is None or not self.running or looked[1].generation != str(self.generation):
+            return None
+        before, ike = looked
+        return plan_changes(want, before.tunnels, replace(seen, ike=ike), self.memory, self.now)
 
     def settle(self, want: Desired, seconds: float) -> list[Step]:
         """Tick as the agent does, when the plan wants it or after 10 s; returns every step."""

@@ -1,0 +1,117 @@
+"""When the agent's loop looks at everything, and when it only follows rows that changed. Pure.
+
+Times are seconds of one monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+
+SETTLE_S = 0.05
+"""Events come in bursts (a rekey, states of several SAs): wait this long for the rest."""
+SETTLE_ROWS_S = 0.02
+"""Rows come a transaction at a time."""
+REST_SHARE = 4
+REST_MOST_S = 2.0
+"""A pass is followed by a rest so many times as long as itself, up to this: when many tunnels
+come up at once the core belongs to pluto, not to whoever watches it."""
+REST_UNFOLLOWED_S = 0.5
+"""At most this when rows changed that only a look can follow."""
+PUT_OFF_S = 3.0
+"""Rows that change all the time keep the loop from looking at everything for so long at most."""
+STUMBLE_REST_S = 1.0
+
+
+class Pass(Enum):
+    """What the loop does next."""
+
+    FOLLOW = auto()
+    """Do what rows that changed ask for; costs what they cost."""
+    LOOK = auto()
+    """Look at everything there is."""
+    SLEEP = auto()
+
+
+class Pace:
+    """Hears of events and of passes; tells which is due."""
+
+    def __init__(self, now: float) -> None:
+        self._news_at: float | None = now
+        """Of the first event since the last look began."""
+        self._rows_at: float | None = None
+        """Of the first change of rows since the last pass began."""
+        self._due_at = now
+        self._ended_at = 0.0
+        self._rest_s = 0.0
+        self._follow_not_before = 0.0
+
+    def due(self, now: float) -> Pass:
+        """What to do now."""
+        put_off = self._news_at is not None and now >= self._news_at + PUT_OFF_S
+        if now >= self._follow_at() and not put_off:
+            return Pass.FOLLOW
+        return Pass.LOOK if now >= self._look_at() else Pass.SLEEP
+
+    def wake_at(self) -> float:
+        """Until when there is nothing to do if nothing is heard."""
+        return min(self._follow_at(), self._look_at())
+
+    def heard(self, now: float) -> None:
+        """Something happened that a look may find."""
+        if self._news_at is None:
+            self._news_at = now
+
+    def heard_rows(self, now: float) -> None:
+        """OVSDB or certificate files changed."""
+        self.heard(now)
+        if self._rows_at is None:
+            self._rows_at = now
+
+    def look_by(self, at: float) -> None:
+        """Look then, whatever is heard."""
+        self._due_at = min(self._due_at, at)
+
+    def follows(self) -> None:
+        """A pass begins that follows the rows heard of so far."""
+        self._rows_at = None
+
+    def followed(self, began: float, now: float, *, acted: bool) -> None:
+        """It has ended; when it acted, what came of it is to be looked at."""
+        rest_s = REST_SHARE * (now - began)
+        self._follow_not_before = now + rest_s
+        if acted:
+            self.heard(now)
+            self._ended_at, self._rest_s = now, min(rest_s, REST_MOST_S)
+
+    def unfollowed(self) -> None:
+        """It could not do what the rows ask for: a look has to."""
+        self._rest_s = min(self._rest_s, REST_UNFOLLOWED_S)
+
+    def looks(self) -> None:
+        """A look begins, which sees all that was heard of so far."""
+        self._news_at = self._rows_at = None
+
+    def looked(self, began: float, now: float, again_at: float, *, acted: bool) -> None:
+        """It has ended; the next is due at ``again_at``, or soon when this one acted."""
+        self._due_at = again_at
+        self._ended_at = now
+        self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
+        if acted:
+            self.heard(now)
+
+    def stumbled(self, now: float) -> None:
+        """A pass ended by a fault."""
+        self._ended_at, self._rest_s = now, STUMBLE_REST_S
+        self._due_at = now + STUMBLE_REST_S
+
+    def _follow_at(self) -> float:
+        if self._rows_at is None:
+            return math.inf
+        return max(self._rows_at + SETTLE_ROWS_S, self._follow_not_before)
+
+    def _look_at(self) -> float:
+        if self._news_at is None:
+            return self._due_at
+        soon = max(self._news_at + SETTLE_S, self._ended_at + self._rest_s)
+        return min(self._due_at, soon, self._news_at + PUT_OFF_S)

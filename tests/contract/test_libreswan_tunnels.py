@@ -1,0 +1,162 @@
+"""Tunnels that the libreswan driver loads, replaces and drops, as a real pluto then has them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.drivers.libreswan import Libreswan
+from ovn_ipsec.drivers.pluto import Pluto
+from ovn_ipsec.model.conns import CertificateAuth, Protocol, TunnelConfig
+from ovn_ipsec.model.steps import AddConnection, DropConnection, ReplaceConnection
+from tests.contract.pluto_daemon import (
+    KEYWORDS,
+    LOCAL,
+    PEER,
+    UNREACHED,
+    WITHIN_S,
+    Daemon,
+    config,
+    errors,
+    run,
+)
+from tools.lab.container import wait_until
+
+pytestmark = pytest.mark.contract
+
+
+def test_tunnels_are_loaded_in_order_and_recorded_for_the_next_agent(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    steps = [
+        AddConnection("ovn-b-0", 1, config("10.91.0.9")),
+        AddConnection("gre-b", 4, config("10.91.0.8", protocol=Protocol.GRE, port=None)),
+    ]
+    assert errors(driver.apply(steps)) == [None, None]
+    assert driver.observe().loaded == {"ovn-b-0-in-1", "ovn-b-0-out-1", "gre-b-4"}
+    again = Libreswan(daemon.paths).observe_installed()
+    assert {(i.name, i.version, i.digest) for i in again.values()} == {
+        (s.tunnel, s.version, s.config.digest) for s in steps
+    }
+    assert driver.warnings == ()
+
+
+def test_a_few_loads_are_confirmed_by_name_and_what_pluto_cannot_orient_is_noticed(
+    driver: Libreswan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    whack = Pluto.whack
+
+    def noted(pluto: Pluto, *words: str) -> str:
+        asked.extend(words)
+        return whack(pluto, *words)
+
+    driver.observe()
+    monkeypatch.setattr(Pluto, "whack", noted)
+    assert errors(driver.apply([AddConnection("t", 1, config(lead=True))])) == [None]
+    assert "--status" not in asked
+    assert driver.observe().loaded == {"t-in-1", "t-out-1"}
+    assert errors(driver.apply([AddConnection("u", 1, UNREACHED)])) == [None]
+    assert driver.observe().unoriented == {"u-in-1", "u-out-1"}
+    many = [AddConnection(f"m{n}", 1, config(f"10.91.1.{n}")) for n in range(1, 11)]
+    assert errors(driver.apply(many)) == [None] * len(many)
+    assert len(driver.observe().loaded) == 24
+
+
+def test_a_replaced_tunnel_has_only_its_new_connections_and_foreign_ones_stay(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    foreign = text.render_connections("theirs", 1, config("10.91.0.77"))
+    daemon.load(foreign, "")
+    driver.apply([AddConnection("t", 1, config("10.91.0.4"))])
+    new = config("10.91.0.4", keywords=(("dpddelay", "5"),))
+    step = ReplaceConnection("t", ("t-in-1", "t-out-1"), 2, new)
+    assert errors(driver.apply([step])) == [None]
+    theirs = {"theirs-in-1", "theirs-out-1"}
+    assert driver.observe(full=True).loaded == {"t-in-2", "t-out-2"} | theirs
+    assert errors(driver.apply([DropConnection("t", ("t-in-2", "t-out-2"))])) == [None]
+    assert driver.observe(full=True).loaded == theirs
+    assert driver.observe_installed() == {}
+    assert list(daemon.paths.tunnels_dir.iterdir()) == []
+
+
+def test_secrets_of_dropped_tunnels_are_forgotten_with_one_command(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    remotes = ("10.91.0.4", "10.91.0.5")
+    driver.apply([AddConnection(f"t{i}", 1, config(r)) for i, r in enumerate(remotes)])
+    loaded = (daemon.base / "log").read_text()
+    assert 'loading secrets from "' + str(daemon.paths.tunnels_dir / "t0.secrets") in loaded
+    drops = [DropConnection(f"t{i}", (f"t{i}-in-1", f"t{i}-out-1")) for i in range(len(remotes))]
+    assert errors(driver.apply(drops)) == [None, None]
+    since = (daemon.base / "log").read_text().removeprefix(loaded)
+    assert since.count("forgetting secrets") == 1
+    assert "t0.secrets" not in since
+
+
+def test_cleanup_removes_ours_and_nothing_else(daemon: Daemon, driver: Libreswan) -> None:
+    daemon.load(text.render_connections("theirs", 1, config("10.91.0.77")), "")
+    driver.apply([AddConnection("t", 3, config()), AddConnection("a/../b", 1, UNREACHED)])
+    driver.cleanup()
+    assert driver.observe(full=True).loaded == {"theirs-in-1", "theirs-out-1"}
+    left = {p.name for p in (daemon.base / "etc/ipsec.d").iterdir()}
+    assert left == {"zz.secrets"}
+    driver.cleanup()
+
+
+def test_a_tunnel_with_a_certificate_is_started_and_pluto_forgets_no_key(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    """A key that pluto forgets while a thread signs with it ends pluto."""
+    database = ["-d", f"sql:{daemon.paths.nss_dir}", "-z", "/etc/hostname"]
+    made = ["-n", "ovs_certkey_a", "-s", "CN=a", "-x", "-t", "u,u,u", "-k", "ec", "-q", "nistp384"]
+    run("certutil", "-S", *made, *database)
+    auth = CertificateAuth("a", "b", "ovs_certkey_a", None)
+    signing = TunnelConfig(Protocol.UDP, 6081, LOCAL, PEER, auth, KEYWORDS, lead=True)
+    before = (daemon.base / "log").read_text()
+    assert errors(driver.apply([AddConnection("t", 1, signing)])) == [None]
+    log = (daemon.base / "log").read_text().removeprefix(before)
+    assert '"t-in-1" #1: initiating IKEv2 connection' in log
+    assert '"t-out-1": queue Child SA; waiting on IKE SA "t-in-1" #1' in log
+    assert "secrets" not in log
+
+
+@pytest.mark.parametrize("psk", ["foo", "with space", "it's 0x41", "0x41", "0sQUI=", "#;é{", "\t"])
+def test_a_psk_of_ours_is_the_one_that_others_write_in_quotes(
+    daemons: list[Daemon], psk: str
+) -> None:
+    ours, theirs = daemons
+    ours.start()
+    theirs.start()
+    mirrored = config(LOCAL, local=PEER)
+    quoted = f'%any {LOCAL} : PSK "{psk}"\n'
+    theirs.load(text.render_connections("t", 1, mirrored), quoted)
+    driver = Libreswan(ours.paths)
+    assert errors(driver.apply([AddConnection("t", 1, config(psk=psk, lead=True))])) == [None]
+    wait_until(partial(established, driver), WITHIN_S, "the IKE SA is established")
+
+
+def test_a_restarted_pluto_loads_and_starts_everything_without_an_agent(
+    daemons: list[Daemon], driver: Libreswan
+) -> None:
+    daemon, peer = daemons
+    driver.apply([AddConnection("t", 1, config(lead=True)), AddConnection("u", 1, UNREACHED)])
+    before = driver.observe().generation
+    daemon.stop()
+    assert not driver.observe().running
+    peer.start()
+    mirrored = config(LOCAL, local=PEER, psk="a secret")
+    secrets = text.render_secrets("t", mirrored)
+    peer.load(text.render_connections("t", 1, mirrored), secrets or "")
+    daemon.start()
+    wait_until(partial(established, driver), WITHIN_S, "the IKE SA is established")
+    after = driver.observe()
+    assert after.generation != before
+    assert after.loaded == {"t-in-1", "t-out-1", "u-in-1", "u-out-1"}
+    assert after.unoriented == {"u-in-1", "u-out-1"}
+
+
+def established(driver: Libreswan) -> bool:
+    return any(sa.established for sa in driver.observe().ike_sas)

@@ -1,0 +1,132 @@
+"""When the loop looks at everything, when it follows changed rows, and when it rests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovn_ipsec.agent.pace import (
+    PUT_OFF_S,
+    REST_MOST_S,
+    REST_SHARE,
+    REST_UNFOLLOWED_S,
+    SETTLE_ROWS_S,
+    SETTLE_S,
+    Pace,
+    Pass,
+)
+
+PERIOD_S = 13.0
+
+
+def looked(pace: Pace, began: float, ended: float, *, acted: bool = False) -> None:
+    pace.looks()
+    pace.looked(began, ended, ended + PERIOD_S, acted=acted)
+
+
+def followed(pace: Pace, began: float, ended: float, *, acted: bool = True) -> None:
+    pace.follows()
+    pace.followed(began, ended, acted=acted)
+
+
+def at_rest(took: float = 0.1) -> Pace:
+    """Has looked for so long, up to 100.0; nothing has happened for long by 110.0."""
+    pace = Pace(100.0 - took)
+    looked(pace, 100.0 - took, 100.0)
+    return pace
+
+
+def test_first_of_all_is_a_look() -> None:
+    assert Pace(5.0).due(5.0 + SETTLE_S) is Pass.LOOK
+
+
+def test_nothing_heard_is_slept_through_until_the_period_ends() -> None:
+    pace = at_rest()
+    assert pace.wake_at() == 100.0 + PERIOD_S
+    assert pace.due(112.9) is Pass.SLEEP
+    assert pace.due(113.0) is Pass.LOOK
+
+
+def test_a_changed_row_is_followed_first_and_looked_at_after_a_rest() -> None:
+    pace = at_rest()
+    pace.heard_rows(110.0)
+    assert pace.due(110.01) is Pass.SLEEP
+    assert pace.due(110.0 + SETTLE_ROWS_S) is Pass.FOLLOW
+    followed(pace, 110.05, 110.15)
+    rest_until = 110.15 + REST_SHARE * 0.1
+    assert pace.due(rest_until - 0.01) is Pass.SLEEP
+    assert pace.wake_at() == pytest.approx(rest_until)
+    assert pace.due(rest_until + 0.001) is Pass.LOOK
+
+
+def test_a_row_that_asks_for_nothing_is_looked_at_at_once() -> None:
+    pace = at_rest()
+    pace.heard_rows(110.0)
+    followed(pace, 110.05, 110.06, acted=False)
+    assert pace.due(110.06) is Pass.LOOK
+
+
+def test_a_change_during_the_rest_after_a_long_look_does_not_wait_for_its_end() -> None:
+    pace = at_rest(took=1.0)
+    pace.heard_rows(100.1)
+    assert pace.due(100.15) is Pass.FOLLOW
+    pace.follows()
+    pace.unfollowed()  # as it turns out, it needs a look
+    assert pace.due(100.1 + REST_UNFOLLOWED_S - 0.11) is Pass.SLEEP
+    assert pace.due(100.0 + REST_UNFOLLOWED_S) is Pass.LOOK
+
+
+def test_events_that_are_no_rows_wait_for_the_rest() -> None:
+    pace = at_rest(took=1.0)
+    pace.heard(100.1)
+    assert pace.due(100.0 + REST_MOST_S - 0.01) is Pass.SLEEP
+    assert pace.due(100.0 + REST_MOST_S) is Pass.LOOK
+
+
+def test_what_a_look_has_done_is_looked_at_again_soon() -> None:
+    pace = Pace(0.0)
+    looked(pace, 0.0, 0.1, acted=True)
+    assert pace.wake_at() == pytest.approx(0.1 + REST_SHARE * 0.1)
+
+
+def test_after_a_fault_there_is_a_pause_even_if_rows_change() -> None:
+    pace = at_rest()
+    pace.looks()
+    pace.stumbled(110.0)
+    assert pace.due(110.9) is Pass.SLEEP
+    assert pace.due(111.0) is Pass.LOOK
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 0.5), st.floats(0.001, 1.0), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_rows_that_change_all_the_time_put_no_look_off_for_long(
+    turns: list[tuple[float, float, bool, bool]],
+) -> None:
+    pace, now, last_look = at_rest(), 110.0, 100.0
+    pace.heard_rows(now)
+    unseen_since: float | None = now
+    for gap, took, acted, rows in turns:
+        if rows:
+            pace.heard_rows(now)
+            unseen_since = now if unseen_since is None else unseen_since
+        now = max(now, min(pace.wake_at(), now + gap))
+        began, due = now, pace.due(now)
+        if due is Pass.SLEEP:
+            continue
+        now += took
+        if due is Pass.FOLLOW:
+            followed(pace, began, now, acted=acted)
+            unseen_since = now if acted and unseen_since is None else unseen_since
+        else:
+            looked(pace, began, now, acted=acted)
+            last_look, unseen_since = now, now if acted else None
+        if unseen_since is not None:
+            assert pace.due(max(now, unseen_since + PUT_OFF_S)) is not Pass.SLEEP
+            late = max(unseen_since + PUT_OFF_S, last_look + REST_MOST_S)
+            assert pace.due(max(now, late)) is Pass.LOOK

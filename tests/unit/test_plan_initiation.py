@@ -1,0 +1,112 @@
+"""The planner against a strict world: which end initiates what is down, when and how often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ovn_ipsec.model.conns import ObservedIke
+from ovn_ipsec.model.steps import AddConnection, InitiateConnection, ReplaceConnection, Step
+from ovn_ipsec.plan import Memory, plan
+from ovn_ipsec.plan.planner import INITIATE_WAVE
+from tests.unit.world import World, config, desired
+
+
+def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -> None:
+    world = World(peers_answer=False)
+    world.settle(desired(a=config(lead=False, psk="wrong")), 10)
+    world.negotiating.clear()
+    steps = world.tick(desired(a=config(lead=False)))
+    assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
+def test_waiting_end_initiates_at_once_when_an_earlier_pluto_left_its_states() -> None:
+    world, want = World(), desired(a=config(lead=False))
+    world.settle(want, 5)
+    for name in tuple(world.configs):
+        world.come_up(name)  # the lead has asked
+    world.settle(want, 30)
+    observed = world.observe()
+    ike = observed.ike
+    assert isinstance(ike, ObservedIke)
+    left = replace(observed, ike=replace(ike, generation="new", children=(), ike_sas=()))
+    made = plan(want, left, Memory(), world.now)
+    assert [type(step) for step in made.steps] == [InitiateConnection]
+    flushed = replace(left, ike=replace(ike, generation="new", children=(), ike_sas=(), states=()))
+    assert plan(want, flushed, Memory(), world.now).steps == ()
+
+
+def test_waiting_end_gives_the_lead_fifteen_seconds_then_steps_in() -> None:
+    world, want = World(), desired(a=config(lead=False))
+    assert [type(s) for s in world.settle(want, 14.5)] == [AddConnection]
+    steps = world.settle(want, 3)
+    assert steps == [
+        InitiateConnection("a", ("a-in-1", "a-out-1"), "the designated initiator stays silent")
+    ]
+
+
+def test_waiting_end_with_a_dead_lead_initiates_ever_more_rarely() -> None:
+    world, want = World(peers_answer=False), desired(a=config(lead=False))
+    counts = []
+    for _ in range(4):
+        steps: list[Step] = []
+        for _ in range(1200):
+            steps += world.tick(want, 0.5)
+            world.negotiating.clear()
+        counts.append(len(steps))
+    assert counts[-1] <= 3
+    assert counts[0] >= counts[-1]
+
+
+def test_waiting_end_that_answers_the_lead_does_not_cross_it() -> None:
+    world, want = World(), desired(a=config(lead=False))
+    world.tick(want)
+    world.answering = {"a-in-1"}
+    assert world.settle(want, 19) == []
+    assert [type(step) for step in world.settle(want, 3)] == [InitiateConnection]
+
+
+def test_dead_peer_of_the_lead_costs_no_step_while_pluto_tries() -> None:
+    world, want = World(peers_answer=False), desired(a=config())
+    world.tick(want)
+    assert world.settle(want, 300) == []
+
+
+def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(50)})
+    world.tick(want)
+    waves = []
+    for _ in range(60):
+        steps = world.tick(want, 1.0)
+        waves.append(sum(isinstance(step, InitiateConnection) for step in steps))
+    assert max(waves) == INITIATE_WAVE
+    assert sum(waves) == 50
+
+
+def test_lead_of_a_crowd_just_loaded_waits_for_their_turns_before_it_asks_again() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2) for number in range(30)})
+    world.tick(want)
+    steps: list[Step] = []
+    for _ in range(8):
+        world.negotiating.clear()  # of some, pluto has nothing to show at the moment
+        steps += world.tick(want, 1.0)
+    assert steps == []
+    for _ in range(8):
+        world.negotiating.clear()
+        steps += world.tick(want, 1.0)
+    assert {type(step) for step in steps} == {InitiateConnection}
+
+
+def test_while_others_of_a_crowd_come_up_a_missing_tunnel_is_not_asked_for_again() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(30)})
+    world.tick(want)
+    steps: list[Step] = []
+    for number in range(20):  # the leads come one by one, two seconds apart
+        for role in ("in", "out"):
+            world.come_up(f"t{number}-{role}-1")
+        steps += world.tick(want, 2.0)
+    assert steps == []
+    steps = world.settle(want, 40)
+    assert {type(step) for step in steps} == {InitiateConnection}
