@@ -14,12 +14,16 @@ SETTLE_ROWS_S = 0.02
 """Rows come a transaction at a time."""
 REST_SHARE = 4
 REST_MOST_S = 2.0
-"""A pass is followed by a rest so many times as long as itself, up to this: when many tunnels
-come up at once the core belongs to pluto, not to whoever watches it."""
+"""A pass is followed by a rest so many times as long as itself, up to this."""
+GAIN_REST_SHARE = 10
+GAIN_REST_MOST_S = 5.0
+"""The same when SAs have only been added: nothing is lost meanwhile, and when many tunnels come
+up at once the core belongs to pluto, not to whoever watches it."""
 REST_UNFOLLOWED_S = 0.5
 """At most this when rows changed that only a look can follow."""
 PUT_OFF_S = 3.0
-"""Rows that change all the time keep the loop from looking at everything for so long at most."""
+"""Rows that change all the time keep the loop from looking at everything, or from the end of a
+look, for so long at most."""
 STUMBLE_REST_S = 1.0
 
 
@@ -39,17 +43,21 @@ class Pace:
     def __init__(self, now: float) -> None:
         self._news_at: float | None = now
         """Of the first event since the last look began."""
+        self._gain_at: float | None = None
+        """The same of those that can wait."""
+        self._look_for: float | None = None
+        """Since when the look that is going on was due."""
         self._rows_at: float | None = None
         """Of the first change of rows since the last pass began."""
         self._due_at = now
         self._ended_at = 0.0
+        self._took_s = 0.0
         self._rest_s = 0.0
         self._follow_not_before = 0.0
 
     def due(self, now: float) -> Pass:
         """What to do now."""
-        put_off = self._news_at is not None and now >= self._news_at + PUT_OFF_S
-        if now >= self._follow_at() and not put_off:
+        if now >= self._follow_at() and not self._put_off(self._news_at, now):
             return Pass.FOLLOW
         return Pass.LOOK if now >= self._look_at() else Pass.SLEEP
 
@@ -61,6 +69,11 @@ class Pace:
         """Something happened that a look may find."""
         if self._news_at is None:
             self._news_at = now
+
+    def heard_gain(self, now: float) -> None:
+        """Something was added that a look may find, and that waits for nobody."""
+        if self._gain_at is None:
+            self._gain_at = now
 
     def heard_rows(self, now: float) -> None:
         """OVSDB or certificate files changed."""
@@ -82,27 +95,40 @@ class Pace:
         self._follow_not_before = now + rest_s
         if acted:
             self.heard(now)
-            self._ended_at, self._rest_s = now, min(rest_s, REST_MOST_S)
+            self._ended_at, self._took_s = now, now - began
+            self._rest_s = min(rest_s, REST_MOST_S)
 
     def unfollowed(self) -> None:
         """It could not do what the rows ask for: a look has to."""
         self._rest_s = min(self._rest_s, REST_UNFOLLOWED_S)
 
-    def looks(self) -> None:
+    def looks(self, now: float) -> None:
         """A look begins, which sees all that was heard of so far."""
-        self._news_at = self._rows_at = None
+        self._look_for = now if self._news_at is None else self._news_at
+        self._news_at = self._gain_at = self._rows_at = None
+
+    def breaks_off(self, now: float) -> bool:
+        """Whether to leave the look that is going on for rows that changed since it began.
+
+        It is then due again, and not left for ever.
+        """
+        if self._rows_at is None or self._put_off(self._look_for, now):
+            return False
+        self._news_at = self._look_for
+        return True
 
     def looked(self, began: float, now: float, again_at: float, *, acted: bool) -> None:
         """It has ended; the next is due at ``again_at``, or soon when this one acted."""
         self._due_at = again_at
-        self._ended_at = now
+        self._ended_at, self._took_s = now, now - began
         self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
         if acted:
             self.heard(now)
 
     def stumbled(self, now: float) -> None:
         """A pass ended by a fault."""
-        self._ended_at, self._rest_s = now, STUMBLE_REST_S
+        self._ended_at = now
+        self._took_s = self._rest_s = STUMBLE_REST_S
         self._due_at = now + STUMBLE_REST_S
 
     def _follow_at(self) -> float:
@@ -111,7 +137,16 @@ class Pace:
         return max(self._rows_at + SETTLE_ROWS_S, self._follow_not_before)
 
     def _look_at(self) -> float:
-        if self._news_at is None:
-            return self._due_at
-        soon = max(self._news_at + SETTLE_S, self._ended_at + self._rest_s)
-        return min(self._due_at, soon, self._news_at + PUT_OFF_S)
+        at = self._due_at
+        if self._news_at is not None:
+            soon = max(self._news_at + SETTLE_S, self._ended_at + self._rest_s)
+            at = min(at, soon, self._news_at + PUT_OFF_S)
+        if self._gain_at is not None:
+            rest_s = min(GAIN_REST_SHARE * self._took_s, GAIN_REST_MOST_S)
+            at = min(at, max(self._gain_at + SETTLE_S, self._ended_at + rest_s))
+        # Rows that are just coming are followed first.
+        return at if self._rows_at is None else max(at, self._rows_at + SETTLE_ROWS_S)
+
+    @staticmethod
+    def _put_off(since: float | None, now: float) -> bool:
+        return since is not None and now >= since + PUT_OFF_S

@@ -13,6 +13,8 @@ import ovs.poller
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
 
+_GAINED = frozenset({KernelEvent.SA, KernelEvent.POLICY})
+
 
 class Waitable(Protocol):
     """Something that python-ovs can wait for."""
@@ -26,7 +28,9 @@ class Heard:
     """What has happened since the last reading."""
 
     tick: bool
-    """Something that the next tick has to look at."""
+    """Something that the next tick has to look at soon."""
+    gained: bool
+    """Something that it has to look at and that can wait: SAs or policies were added."""
     ipsec: bool
     """SAs or policies changed in the kernel."""
     routes: bool
@@ -68,8 +72,9 @@ class Wakeups:
         events = self._kernel.drain()
         guard = self._guard.drain()
         return Heard(
-            tick=died or asked or guard or bool(events - {KernelEvent.ROUTE}),
-            ipsec=not events.isdisjoint({KernelEvent.SA, KernelEvent.POLICY}),
+            tick=died or asked or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),
+            gained=not events.isdisjoint(_GAINED),
+            ipsec=not events.isdisjoint(_GAINED | {KernelEvent.GONE}),
             routes=not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}),
             guard=guard,
         )

@@ -224,11 +224,9 @@ def _plan_initiation(
     in_touch_until = now if memory.down_since is None else memory.down_since + IN_TOUCH_S
     if health.in_touch and not config.lead and now < in_touch_until:
         return TunnelPlan((), memory, wake_at=in_touch_until)
-    if now < memory.next_attempt:
-        return TunnelPlan((), memory, wake_at=memory.next_attempt)
-    queued_until = _queued_until(config, memory, crowd)
-    if now < queued_until:
-        return TunnelPlan((), memory, wake_at=queued_until)
+    due = max(memory.next_attempt, _queued_until(config, memory, crowd))
+    if now < due:
+        return TunnelPlan((), memory, wake_at=due)
     attempts = memory.attempts + 1
     if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
         return _plan_unblock(name, config, version, memory, now)

@@ -113,6 +113,9 @@ class RunningIke(Ike):
         super().__init__()
         self.calls: list[str] = []
         self.installed: dict[str, InstalledTunnel] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens during the next observation."""
+        self.on_add: Callable[[], None] = lambda: None
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -127,12 +130,15 @@ class RunningIke(Ike):
     def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
         kernel_changed()
         self.calls.append("observe")
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
         return ObservedIke(running=True, generation="1", loaded=self.loaded)
 
     def apply(self, steps: Sequence[Step]) -> list[Outcome]:
         for step in steps:
             if isinstance(step, AddConnection):
                 self.calls.append(f"add {step.tunnel}")
+                self.on_add()
                 self.installed[step.tunnel] = InstalledTunnel(step.tunnel, 1, step.config.digest)
         return [Outcome(step) for step in steps]
 
@@ -256,6 +262,28 @@ class TestRows:
                 time.sleep(0.02)
             assert ike.calls[0] == f"add t{number}"
             assert ike.calls.count(f"add t{number}") == 1
+        agent.request_exit(cleanup=False)
+        thread.join(5)
+
+    def test_a_row_that_comes_in_the_midst_of_a_look_does_not_wait_for_its_end(
+        self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
+    ) -> None:
+        thread = running(agent)
+        assert agent.request_refresh(10)
+        known: list[list[str]] = []
+
+        def comes() -> None:
+            ike.on_add = lambda: known.append([t.name for t in agent.snapshot().tunnels])
+            ovsdb.tunnels = (*ovsdb.tunnels, _row(2))
+
+        ike.meanwhile = comes
+        ovsdb.tunnels = (_row(1),)
+        deadline = time.monotonic() + 10
+        while len(agent.snapshot().tunnels) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert ike.calls.count("add t2") == 1
+        assert known == [[]], "the look, which was to tell of the first, had not ended"
         agent.request_exit(cleanup=False)
         thread.join(5)
 

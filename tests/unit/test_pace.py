@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_ipsec.agent.pace import (
+    GAIN_REST_MOST_S,
     PUT_OFF_S,
     REST_MOST_S,
     REST_SHARE,
@@ -21,7 +22,7 @@ PERIOD_S = 13.0
 
 
 def looked(pace: Pace, began: float, ended: float, *, acted: bool = False) -> None:
-    pace.looks()
+    pace.looks(began)
     pace.looked(began, ended, ended + PERIOD_S, acted=acted)
 
 
@@ -84,6 +85,31 @@ def test_events_that_are_no_rows_wait_for_the_rest() -> None:
     assert pace.due(100.0 + REST_MOST_S) is Pass.LOOK
 
 
+def test_sas_that_come_up_wait_longer_than_any_other_event() -> None:
+    pace = at_rest(took=1.0)
+    pace.heard_gain(100.1)
+    assert pace.due(100.0 + GAIN_REST_MOST_S - 0.01) is Pass.SLEEP
+    assert pace.wake_at() == 100.0 + GAIN_REST_MOST_S
+    pace.heard(101.0)
+    assert pace.due(100.0 + REST_MOST_S) is Pass.LOOK
+    looked(pace, 102.0, 103.0)
+    assert pace.wake_at() == 103.0 + PERIOD_S, "it has seen both"
+
+
+def test_a_row_that_changes_during_a_look_goes_first_and_the_look_is_due_again() -> None:
+    pace = at_rest()
+    pace.heard(110.0)
+    pace.looks(110.1)
+    assert not pace.breaks_off(110.2)
+    pace.heard_rows(110.3)
+    assert pace.breaks_off(110.3)
+    assert pace.due(110.3) is Pass.SLEEP, "the rest of the rows may be on its way"
+    assert pace.wake_at() == pytest.approx(110.3 + SETTLE_ROWS_S)
+    assert pace.due(110.3 + SETTLE_ROWS_S) is Pass.FOLLOW
+    followed(pace, 110.33, 110.4, acted=False)
+    assert pace.due(110.4) is Pass.LOOK
+
+
 def test_what_a_look_has_done_is_looked_at_again_soon() -> None:
     pace = Pace(0.0)
     looked(pace, 0.0, 0.1, acted=True)
@@ -92,7 +118,7 @@ def test_what_a_look_has_done_is_looked_at_again_soon() -> None:
 
 def test_after_a_fault_there_is_a_pause_even_if_rows_change() -> None:
     pace = at_rest()
-    pace.looks()
+    pace.looks(110.0)
     pace.stumbled(110.0)
     assert pace.due(110.9) is Pass.SLEEP
     assert pace.due(111.0) is Pass.LOOK
@@ -100,18 +126,24 @@ def test_after_a_fault_there_is_a_pause_even_if_rows_change() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0.001, 0.5), st.floats(0.001, 1.0), st.booleans(), st.booleans()),
+        st.tuples(
+            st.floats(0.001, 0.5),
+            st.floats(0.001, 1.0),
+            st.booleans(),
+            st.booleans(),
+            st.booleans(),
+        ),
         min_size=1,
         max_size=60,
     )
 )
 def test_rows_that_change_all_the_time_put_no_look_off_for_long(
-    turns: list[tuple[float, float, bool, bool]],
+    turns: list[tuple[float, float, bool, bool, bool]],
 ) -> None:
     pace, now, last_look = at_rest(), 110.0, 100.0
     pace.heard_rows(now)
     unseen_since: float | None = now
-    for gap, took, acted, rows in turns:
+    for gap, took, acted, rows, rows_meanwhile in turns:
         if rows:
             pace.heard_rows(now)
             unseen_since = now if unseen_since is None else unseen_since
@@ -124,9 +156,18 @@ def test_rows_that_change_all_the_time_put_no_look_off_for_long(
             followed(pace, began, now, acted=acted)
             unseen_since = now if acted and unseen_since is None else unseen_since
         else:
-            looked(pace, began, now, acted=acted)
-            last_look, unseen_since = now, now if acted else None
+            pace.looks(began)
+            if rows_meanwhile:
+                pace.heard_rows(now)
+            if pace.breaks_off(now):
+                unseen_since = began if unseen_since is None else unseen_since
+                assert now < unseen_since + PUT_OFF_S, "no look is left for ever"
+            else:
+                pace.looked(began, now, now + PERIOD_S, acted=acted)
+                last_look = now
+                unseen_since = now if acted or rows_meanwhile else None
         if unseen_since is not None:
-            assert pace.due(max(now, unseen_since + PUT_OFF_S)) is not Pass.SLEEP
-            late = max(unseen_since + PUT_OFF_S, last_look + REST_MOST_S)
-            assert pace.due(max(now, late)) is Pass.LOOK
+            soon = max(now + SETTLE_ROWS_S, unseen_since + PUT_OFF_S)
+            assert pace.due(soon) is not Pass.SLEEP
+            late = max(unseen_since + PUT_OFF_S, last_look + REST_MOST_S, now + SETTLE_ROWS_S)
+            assert pace.due(late) is Pass.LOOK
