@@ -7,11 +7,9 @@ line starts with a three-digit code, in 5.x whack prints none.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import ChildSa, IkeSa
@@ -104,33 +102,37 @@ def parse_connections(text: str, dialect: Dialect) -> LoadedConnections:
 
 def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tuple[IkeSa, ...]]:
     """``whack --showstates --trafficstatus`` -> established child SAs, all IKE SAs."""
-    children: dict[int, ChildSa] = {}
+    up: dict[str, tuple[str, int | None]] = {}
+    spis: dict[str, tuple[int, int, str]] = {}
+    traffic: dict[str, tuple[int, int, int]] = {}
     ikes: list[IkeSa] = []
-    more: dict[int, dict[str, Any]] = defaultdict(dict)
     for line in dialect.lines(text):
         if ", type=" in line and (match := _TRAFFIC.match(line)):
-            more[int(match["serial"])] |= {
-                "bytes_in": int(match["inn"]),
-                "bytes_out": int(match["out"]),
-                "add_time": int(match["add"]),
-            }
+            serial, _, added, received, sent = match.groups()
+            traffic[serial] = (int(received), int(sent), int(added))
         elif " (" in line and (match := _STATE.match(line)):
-            serial, name, state = int(match["serial"]), match["name"], match["state"]
+            serial, name, state, rest = match.groups()
             if state == "ESTABLISHED_CHILD_SA":
-                parent = _PARENT.search(match["rest"])
-                children[serial] = ChildSa(name, serial, int(parent[1]) if parent else None)
+                parent = _PARENT.search(rest)
+                up[serial] = (name, int(parent[1]) if parent else None)
             elif "CHILD" not in state:
-                up = state == "ESTABLISHED_IKE_SA"
-                replied = state in _REPLIED
-                ikes.append(IkeSa(name, serial if up else None, up, _initiator(state), replied))
+                done = state == "ESTABLISHED_IKE_SA"
+                known = int(serial) if done else None
+                ikes.append(IkeSa(name, known, done, _initiator(state), state in _REPLIED))
         elif " esp." in line and (match := _SPIS.match(line)):
-            more[int(match["serial"])] |= {
-                "spi_in": int(match["inn"], 16),
-                "spi_out": int(match["out"], 16),
-                "line": "000 " + line.rstrip(),
-            }
-    whole = (replace(child, **more.get(serial, {})) for serial, child in children.items())
-    return tuple(whole), tuple(sorted(ikes, key=lambda ike: (ike.connection, ike.serial or 0)))
+            serial, _, sent_by, received_by = match.groups()
+            spis[serial] = (int(received_by, 16), int(sent_by, 16), "000 " + line.rstrip())
+    children = []
+    for serial, (name, parent_serial) in up.items():
+        spi_in, spi_out, shown = spis.get(serial, (None, None, ""))
+        bytes_in, bytes_out, added_at = traffic.get(serial, (0, 0, None))
+        children.append(
+            ChildSa(
+                *(name, int(serial), parent_serial, spi_in, spi_out),
+                *(bytes_in, bytes_out, added_at, shown),
+            )
+        )
+    return tuple(children), tuple(sorted(ikes, key=lambda ike: (ike.connection, ike.serial or 0)))
 
 
 def _initiator(state: str) -> bool | None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from ovn_ipsec.drivers.command import run
 from ovn_ipsec.errors import CommandError, ObservationError
 from ovn_ipsec.model.conns import KernelPolicy, KernelState
 
+# An unindented line with indented ones below it.
+_POLICY = re.compile(r"^(src .*)\n[\t ]+dir (\S+)", re.MULTILINE)
+_STATE = re.compile(
+    r"^src (\S+) dst (\S+).*\n[\t ]+proto esp spi 0x([0-9a-f]+)"
+    r"(?:.*\n(?:[\t ]+(?![\t ]|sel ).*\n)*[\t ]+sel (src .*))?",
+    re.MULTILINE,
+)
 _SELECTOR = re.compile(
     r"src (?P<src>\S+) dst (?P<dst>\S+)(?: proto (?P<proto>\S+))?"
     r"(?: sport (?P<sport>\d+))?(?: dport (?P<dport>\d+))?"
 )
+_SELECTORS_KEPT = 1 << 15
+"""Four for each tunnel: what is read again is what was read before, and costs no memory twice."""
 
 _ERRORS = Path("/proc/net/xfrm_stat")
 
@@ -30,36 +40,17 @@ def observe_states(timeout_s: float = 10.0) -> tuple[KernelState, ...]:
 
 def parse_policies(text: str) -> Iterator[KernelPolicy]:
     """``ip xfrm policy list``: a selector line, then indented lines, the first with ``dir``."""
-    for head, body in _blocks(text):
-        direction = re.match(r"\s+dir (\S+)", body)
-        if direction is not None:
-            yield _selector(head, direction[1])
+    return (_selector(*match.groups()) for match in _POLICY.finditer(text))
 
 
 def parse_states(text: str) -> Iterator[KernelState]:
     """``ip xfrm state list``: ends, then ``proto esp spi ...``; the selector is a ``sel`` line."""
-    for head, body in _blocks(text):
-        ends = re.match(r"src (\S+) dst (\S+)", head)
-        spi = re.match(r"\s+proto esp spi 0x([0-9a-f]+)", body)
-        if ends is None or spi is None:
-            continue
-        selector = re.search(r"^\s+sel (src .*)$", body, re.MULTILINE)
-        yield KernelState(
-            src=ends[1],
-            dst=ends[2],
-            spi=int(spi[1], 16),
-            selector=_selector(selector[1], "") if selector else None,
-        )
+    for match in _STATE.finditer(text):
+        src, dst, spi, selector = match.groups()
+        yield KernelState(src, dst, int(spi, 16), _selector(selector, "") if selector else None)
 
 
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """An unindented line with the indented lines below it."""
-    for block in re.split(r"\n(?=\S)", text):
-        head, _, body = block.partition("\n")
-        if head.strip():
-            yield head, body
-
-
+@lru_cache(maxsize=_SELECTORS_KEPT)
 def _selector(line: str, direction: str) -> KernelPolicy:
     match = _SELECTOR.match(line)
     if match is None:

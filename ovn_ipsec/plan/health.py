@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import cached_property, lru_cache
+from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
     ChildSa,
@@ -89,7 +89,6 @@ class IkeView(LoadedView):
         }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
         self._states = {(state.spi, _address(state.dst)) for state in ike.states}
-        self._pairs = {(_address(state.src), _address(state.dst)) for state in ike.states}
 
     def unoriented(self, names: Iterable[str]) -> bool:
         """Whether pluto finds neither end of one of these among this node's addresses."""
@@ -131,10 +130,15 @@ class IkeView(LoadedView):
             left=not in_touch and self._left(config, len(missing)),
         )
 
+    @cached_property
+    def _pairs(self) -> set[tuple[str, str]]:
+        return {(_address(state.src), _address(state.dst)) for state in self._ike.states}
+
     def _left(self, config: TunnelConfig, missing: int) -> bool:
         local, remote = _address(config.local), _address(config.remote)
-        pairs = {(local, remote), (remote, local)}
-        return missing == len(config.selectors()) and pairs <= self._pairs
+        if missing < len(config.selectors()):
+            return False
+        return {(local, remote), (remote, local)} <= self._pairs
 
     def _in_kernel(self, child: ChildSa, config: TunnelConfig, selector: Selector) -> bool:
         ends = ((child.spi_in, config.local), (child.spi_out, config.remote))
@@ -146,7 +150,12 @@ class IkeView(LoadedView):
 
 def expected_policies(config: TunnelConfig, selector: Selector) -> tuple[KernelPolicy, ...]:
     """The two policies that a transport-mode child SA of this selector installs."""
-    local, remote = _host_prefix(config.local), _host_prefix(config.remote)
+    return _policies(config.local, config.remote, selector)
+
+
+@lru_cache(maxsize=1 << 15)
+def _policies(own: str, peer: str, selector: Selector) -> tuple[KernelPolicy, ...]:
+    local, remote = _host_prefix(own), _host_prefix(peer)
     mine, theirs = selector.local_port, selector.remote_port
     protocol = selector.protocol.value
     return (
@@ -166,12 +175,12 @@ def _by_tunnel(loaded: frozenset[str]) -> Mapping[str, set[str]]:
     return found
 
 
-@lru_cache(maxsize=4096)
-def _address(text: str) -> IPv4Address | IPv6Address:
-    return ip_address(text)
+@lru_cache(maxsize=1 << 14)
+def _address(text: str) -> str:
+    """In the one canonical spelling."""
+    return str(ip_address(text))
 
 
-@lru_cache(maxsize=4096)
-def _host_prefix(address: str) -> str:
-    parsed = _address(address)
-    return f"{parsed}/{parsed.max_prefixlen}"
+def _host_prefix(text: str) -> str:
+    address = ip_address(text)
+    return f"{address}/{address.max_prefixlen}"
