@@ -38,6 +38,7 @@ def set_up_agent_log(settings: Settings, *, detach: bool) -> None:
     # Without --log-file python-ovs's "file" has no handler, and logging's last resort would say
     # warnings on standard error a second time.
     logging.getLogger("file").addHandler(logging.NullHandler())
+    _turn_off_what_is_written_nowhere()
     if settings.log_format is LogFormat.TEXT:
         logger.addHandler(_VlogHandler())
         logger.setLevel(logging.DEBUG)  # python-ovs decides what is written; vlog/set changes it
@@ -53,6 +54,18 @@ def set_up_agent_log(settings: Settings, *, detach: bool) -> None:
     logger.setLevel(logging.INFO)
     # python-ovs's own lines are no JSON; they go to --log-file.
     ovs.vlog.Vlog.set_level("any", "console", "off")
+
+
+def _turn_off_what_is_written_nowhere() -> None:
+    """python-ovs puts a line together for every destination, also without --log-file or syslog.
+
+    That takes most of its time, and with hundreds of new tunnels there are as many lines.
+    """
+    for destination in ("file", "syslog"):
+        logger = logging.getLogger(destination)
+        written = [item for item in logger.handlers if not isinstance(item, logging.NullHandler)]
+        if logger.disabled or not written:
+            ovs.vlog.Vlog.set_level("any", destination, "off")
 
 
 def keep_rows_out_of_the_log() -> None:
