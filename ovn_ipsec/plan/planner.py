@@ -177,7 +177,9 @@ def plan_changes(
         for step in planned.steps:
             draft.add(step)
     _plan_drops(desired, installed, view, memory, now, draft)
-    return Plan(draft.steps(), replace(memory, tunnels=remembered, replace_after=after))
+    crowd = _crowd(remembered, memory.crowd.progress_at, now)
+    memory = replace(memory, tunnels=remembered, replace_after=after, crowd=crowd)
+    return Plan(draft.steps(), memory)
 
 
 def guard_is_due(wanted: Guard | None, observed: ObservedGuard | Unobserved) -> bool:
@@ -329,14 +331,16 @@ def _plan_tunnels(
             draft.wakes.append(planned.wake_at)
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
-    crowd = Crowd(
-        missing=sum(
-            tunnel.down_since is not None and now < tunnel.down_since + CROWD_LAST_S
-            for tunnel in remembered.values()
-        ),
-        progress_at=now if came_up else memory.crowd.progress_at,
+    progress_at = now if came_up else memory.crowd.progress_at
+    return replace(memory, tunnels=remembered, crowd=_crowd(remembered, progress_at, now))
+
+
+def _crowd(tunnels: Mapping[str, TunnelMemory], progress_at: float | None, now: float) -> Crowd:
+    missing = sum(
+        tunnel.down_since is not None and now < tunnel.down_since + CROWD_LAST_S
+        for tunnel in tunnels.values()
     )
-    return replace(memory, tunnels=remembered, crowd=crowd)
+    return Crowd(missing, progress_at)
 
 
 def _plan_drops(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 from tools.lab.node import Node
 from tools.lab.pcap import Kind
+from tools.lab.traffic import Traffic
 
 pytestmark = pytest.mark.system
 
@@ -55,13 +57,9 @@ def test_strongswan_is_refused_with_the_remedy_and_the_guard_is_applied(lab: Lab
 
 def test_agent_takes_over_from_the_original_and_hands_back(lab: Lab) -> None:
     a, b = lab.overlay("a", "b")
-    for node in (a, b):
-        node.start_original_monitor()
     lab.connect(a, b, psk=PLAIN_PSK)
     with lab.traffic(a, b) as traffic:
-        traffic.wait_flowing(120)
-        # The original leaves half-open and duplicate SAs for a while: begin when it is quiet.
-        settle(20)
+        _start_originals(a, b, traffic)
         names, serials, start = _loaded(a), sa_serials(a), time.monotonic()
         a.kill_all(signal.SIGTERM, ORIGINAL)
         a.start_agent("--no-restart-ike-daemon")
@@ -79,6 +77,30 @@ def test_agent_takes_over_from_the_original_and_hands_back(lab: Lab) -> None:
         a.start_original_monitor()
         traffic.wait_flowing(120)
         assert lab.wire.count(Kind.PLAINTEXT, since=back, src=a.ipv4) == 0, "the guard stands"
+
+
+def _start_originals(a: Node, b: Node, traffic: Traffic) -> None:
+    """Two originals with a whole tunnel and nothing under way.
+
+    Both initiate at once, which in one of four runs leaves libreswan 4.10 with half of a tunnel
+    for good: exchanges that cross end in a timeout, and nobody asks again.
+    """
+    for _ in range(8):
+        for node in (a, b):
+            node.kill_all(signal.SIGTERM, ORIGINAL)
+            node.start_original_monitor()
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: _undisturbed(a, b, traffic), 40, "the originals come to rest")
+            return
+    pytest.fail("the originals do not encrypt both ways")
+
+
+def _undisturbed(a: Node, b: Node, traffic: Traffic) -> bool:
+    start = time.monotonic()
+    settle(10)
+    shown = "".join(node.whack("--showstates") for node in (a, b))
+    open_states = [line for line in shown.splitlines() if "STATE_" in line and "ESTAB" not in line]
+    return not open_states and traffic.lost(start) == 0
 
 
 def _install_as_original(node: Node) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ovn_ipsec.model.conns import ObservedIke
 from ovn_ipsec.model.steps import AddConnection, InitiateConnection, ReplaceConnection, Step
 from ovn_ipsec.plan import Memory, plan
@@ -83,14 +85,19 @@ def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
     assert sum(waves) == 50
 
 
-def test_lead_of_a_crowd_just_loaded_waits_for_their_turns_before_it_asks_again() -> None:
+@pytest.mark.parametrize("followed", [False, True])
+def test_lead_of_a_crowd_just_loaded_waits_for_their_turns_before_it_asks_again(
+    *, followed: bool
+) -> None:
     world = World(peers_answer=False)
     want = desired(**{f"t{number}": config(number + 2) for number in range(30)})
+    if followed:  # rows that come after the first look
+        world.tick(desired())
     world.tick(want)
     steps: list[Step] = []
-    for _ in range(8):
+    for seconds in (3.0, 1.0, 1.0, 1.0, 1.0, 1.0):  # the first look may come late
         world.negotiating.clear()  # of some, pluto has nothing to show at the moment
-        steps += world.tick(want, 1.0)
+        steps += world.tick(want, seconds)
     assert steps == []
     for _ in range(8):
         world.negotiating.clear()
