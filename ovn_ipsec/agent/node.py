@@ -253,10 +253,10 @@ class Agent:
 
     def _read_events(self) -> None:
         heard = self._wakeups.read()
-        if heard.tick:
+        if heard.tick or (heard.asked and self._waiting):
             self._pace.heard(time.monotonic())
-        if heard.gained:
-            self._pace.heard_gain(time.monotonic())
+        elif heard.gained or heard.asked:
+            self._pace.heard_calmly(time.monotonic())
         self._kernel_dirty |= heard.ipsec
         if heard.routes:
             self._settled = None

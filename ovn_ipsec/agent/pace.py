@@ -15,10 +15,10 @@ SETTLE_ROWS_S = 0.02
 REST_SHARE = 4
 REST_MOST_S = 2.0
 """A pass is followed by a rest so many times as long as itself, up to this."""
-GAIN_REST_SHARE = 10
-GAIN_REST_MOST_S = 5.0
-"""The same when SAs have only been added: nothing is lost meanwhile, and when many tunnels come
-up at once the core belongs to pluto, not to whoever watches it."""
+CALM_REST_SHARE = 10
+CALM_REST_MOST_S = 5.0
+"""The same when nothing has been lost: SAs have been added, or somebody asks for the status. When
+many tunnels come up at once the core belongs to pluto, not to whoever watches it."""
 REST_UNFOLLOWED_S = 0.5
 """At most this when rows changed that only a look can follow."""
 PUT_OFF_S = 3.0
@@ -43,7 +43,7 @@ class Pace:
     def __init__(self, now: float) -> None:
         self._news_at: float | None = now
         """Of the first event since the last look began."""
-        self._gain_at: float | None = None
+        self._calm_at: float | None = None
         """The same of those that can wait."""
         self._look_for: float | None = None
         """Since when the look that is going on was due."""
@@ -70,10 +70,10 @@ class Pace:
         if self._news_at is None:
             self._news_at = now
 
-    def heard_gain(self, now: float) -> None:
-        """Something was added that a look may find, and that waits for nobody."""
-        if self._gain_at is None:
-            self._gain_at = now
+    def heard_calmly(self, now: float) -> None:
+        """The same, and nothing is lost by a look that comes later."""
+        if self._calm_at is None:
+            self._calm_at = now
 
     def heard_rows(self, now: float) -> None:
         """OVSDB or certificate files changed."""
@@ -105,7 +105,7 @@ class Pace:
     def looks(self, now: float) -> None:
         """A look begins, which sees all that was heard of so far."""
         self._look_for = now if self._news_at is None else self._news_at
-        self._news_at = self._gain_at = self._rows_at = None
+        self._news_at = self._calm_at = self._rows_at = None
 
     def breaks_off(self, now: float) -> bool:
         """Whether to leave the look that is going on for rows that changed since it began.
@@ -141,9 +141,9 @@ class Pace:
         if self._news_at is not None:
             soon = max(self._news_at + SETTLE_S, self._ended_at + self._rest_s)
             at = min(at, soon, self._news_at + PUT_OFF_S)
-        if self._gain_at is not None:
-            rest_s = min(GAIN_REST_SHARE * self._took_s, GAIN_REST_MOST_S)
-            at = min(at, max(self._gain_at + SETTLE_S, self._ended_at + rest_s))
+        if self._calm_at is not None:
+            rest_s = min(CALM_REST_SHARE * self._took_s, CALM_REST_MOST_S)
+            at = min(at, max(self._calm_at + SETTLE_S, self._ended_at + rest_s))
         # Rows that are just coming are followed first.
         return at if self._rows_at is None else max(at, self._rows_at + SETTLE_ROWS_S)
 

@@ -31,6 +31,8 @@ class Heard:
     """Something that the next tick has to look at soon."""
     gained: bool
     """Something that it has to look at and that can wait: SAs or policies were added."""
+    asked: bool
+    """``wake`` was called."""
     ipsec: bool
     """SAs or policies changed in the kernel."""
     routes: bool
@@ -50,7 +52,7 @@ class Wakeups:
         """(generation, descriptor that becomes readable when it dies)"""
 
     def wake(self) -> None:
-        """End the sleep; the next reading asks for a tick."""
+        """End the sleep; the next reading says so."""
         os.eventfd_write(self._asked, 1)
 
     def sleep(self, source: Waitable, until_s: float) -> None:
@@ -72,9 +74,10 @@ class Wakeups:
         events = self._kernel.drain()
         guard = self._guard.drain()
         return Heard(
-            tick=died or asked or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),
+            tick=died or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),
             gained=not events.isdisjoint(_GAINED),
             ipsec=not events.isdisjoint(_GAINED | {KernelEvent.GONE}),
+            asked=asked,
             routes=not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}),
             guard=guard,
         )

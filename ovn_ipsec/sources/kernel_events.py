@@ -7,6 +7,7 @@ everything is reported as changed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -32,7 +33,9 @@ _NETLINK_XFRM = 6
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 _HEADER = struct.Struct("=IHHII")
-_RECEIVE_BUFFER_BYTES = 1 << 20
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER_BYTES = 8 << 20
+"""Some 2 KB a message: hundreds of tunnels may come up while the loop is at its work."""
 _READ_BYTES = 1 << 16
 
 _ROUTE_GROUPS = (5, 7, 9, 11)
@@ -76,6 +79,8 @@ class _Channel:
             raise SourceError(f"netlink family {family}: cannot be opened: {error}") from error
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            with contextlib.suppress(PermissionError):  # then net.core.rmem_max is the most
+                self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
             self.socket.bind((0, 0))
             for group in groups:
                 self.socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)

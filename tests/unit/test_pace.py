@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_ipsec.agent.pace import (
-    GAIN_REST_MOST_S,
+    CALM_REST_MOST_S,
     PUT_OFF_S,
     REST_MOST_S,
     REST_SHARE,
@@ -87,9 +87,9 @@ def test_events_that_are_no_rows_wait_for_the_rest() -> None:
 
 def test_sas_that_come_up_wait_longer_than_any_other_event() -> None:
     pace = at_rest(took=1.0)
-    pace.heard_gain(100.1)
-    assert pace.due(100.0 + GAIN_REST_MOST_S - 0.01) is Pass.SLEEP
-    assert pace.wake_at() == 100.0 + GAIN_REST_MOST_S
+    pace.heard_calmly(100.1)
+    assert pace.due(100.0 + CALM_REST_MOST_S - 0.01) is Pass.SLEEP
+    assert pace.wake_at() == 100.0 + CALM_REST_MOST_S
     pace.heard(101.0)
     assert pace.due(100.0 + REST_MOST_S) is Pass.LOOK
     looked(pace, 102.0, 103.0)
