@@ -22,7 +22,6 @@ _PHASES = (
     ("bulk_cpu_s", "CPU of the monitor and its children until all is up, s"),
     ("idle_core_share", "idle, all alive, share of a core"),
     ("idle_half_dead_core_share", "idle, half dead, share of a core"),
-    ("query_p99_s", "status query while loading, p99, s"),
     ("rss_mb", "memory of the monitor, MB"),
     ("pluto_cpu_s", "CPU of pluto and its children until all is up, s"),
     ("pluto_rss_mb", "memory of pluto, MB"),
@@ -48,6 +47,17 @@ class _Part:
 
 
 _PARTS = (
+    _Part(
+        "answers",
+        "Answers to `tunnels/show` and `ipsec/status`, one of each a second, while all come up",
+        "{contender}, {peers} peers",
+        (
+            ("query_median_s", "median, s"),
+            ("query_p99_s", "p99, s"),
+            ("queries", "questions answered"),
+            ("up_s", "all child SAs up, s"),
+        ),
+    ),
     _Part(
         "mesh",
         "A full mesh, all agents started at once",
