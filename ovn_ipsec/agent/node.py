@@ -71,7 +71,7 @@ from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
 
-PERIOD_S = 11.5
+PERIOD_S = 11.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
 than 15 s (DECISIONS 11), of which changing rows may take PUT_OFF_S."""
 READY_WAIT_S = 5.0
@@ -302,7 +302,7 @@ class Agent:
             credentials=credentials,
             guard=read(self._parts.guard.observe),
         )
-        if not waiting and self._breaks_off(observed.ike):
+        if not waiting and self._breaks_off(began, observed.ike):
             return
         seen = (time.monotonic(), wall_clock())
         settled = self._settled
@@ -329,11 +329,13 @@ class Agent:
         for done in waiting:
             done.set()
 
-    def _breaks_off(self, ike: ObservedIke | Unobserved) -> bool:
+    def _breaks_off(self, began: float, ike: ObservedIke | Unobserved) -> bool:
         """Whether rows that changed since the look began go first, by what it has seen so far.
 
         With hundreds of tunnels the rest of it takes longer than to follow a row.
         """
+        if self._plan_at is not None and self._plan_at <= began:
+            return False
         self._read_rows()
         if self._looked is None or isinstance(ike, Unobserved):
             return False

@@ -45,8 +45,11 @@ class Pace:
         """Of the first event since the last look began."""
         self._calm_at: float | None = None
         """The same of those that can wait."""
-        self._look_for: float | None = None
+        self._urgent = False
+        """Something else than rows and our own steps is among the news."""
+        self._look_for = now
         """Since when the look that is going on was due."""
+        self._breakable = False
         self._rows_at: float | None = None
         """Of the first change of rows since the last pass began."""
         self._due_at = now
@@ -67,8 +70,8 @@ class Pace:
 
     def heard(self, now: float) -> None:
         """Something happened that a look may find."""
-        if self._news_at is None:
-            self._news_at = now
+        self._urgent = True
+        self._note(now)
 
     def heard_calmly(self, now: float) -> None:
         """The same, and nothing is lost by a look that comes later."""
@@ -77,7 +80,7 @@ class Pace:
 
     def heard_rows(self, now: float) -> None:
         """OVSDB or certificate files changed."""
-        self.heard(now)
+        self._note(now)
         if self._rows_at is None:
             self._rows_at = now
 
@@ -94,7 +97,7 @@ class Pace:
         rest_s = REST_SHARE * (now - began)
         self._follow_not_before = now + rest_s
         if acted:
-            self.heard(now)
+            self._note(now)
             self._ended_at, self._took_s = now, now - began
             self._rest_s = min(rest_s, REST_MOST_S)
 
@@ -105,14 +108,19 @@ class Pace:
     def looks(self, now: float) -> None:
         """A look begins, which sees all that was heard of so far."""
         self._look_for = now if self._news_at is None else self._news_at
+        self._breakable = not self._urgent
+        self._urgent = False
         self._news_at = self._calm_at = self._rows_at = None
 
     def breaks_off(self, now: float) -> bool:
         """Whether to leave the look that is going on for rows that changed since it began.
 
-        It is then due again, and not left for ever.
+        It is then due again. One that may find a loss is not left, none for rows that have to
+        wait anyhow, and none for ever.
         """
-        if self._rows_at is None or self._put_off(self._look_for, now):
+        if self._rows_at is None or not self._breakable or now < self._follow_not_before:
+            return False
+        if self._put_off(self._look_for, now):
             return False
         self._news_at = self._look_for
         return True
@@ -123,7 +131,7 @@ class Pace:
         self._ended_at, self._took_s = now, now - began
         self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
         if acted:
-            self.heard(now)
+            self._note(now)
 
     def stumbled(self, now: float) -> None:
         """A pass ended by a fault."""
@@ -146,6 +154,10 @@ class Pace:
             at = min(at, max(self._calm_at + SETTLE_S, self._ended_at + rest_s))
         # Rows that are just coming are followed first.
         return at if self._rows_at is None else max(at, self._rows_at + SETTLE_ROWS_S)
+
+    def _note(self, now: float) -> None:
+        if self._news_at is None:
+            self._news_at = now
 
     @staticmethod
     def _put_off(since: float | None, now: float) -> bool:

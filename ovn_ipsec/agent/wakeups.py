@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,8 @@ import ovs.poller
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
 
+KERNEL_PAUSE_S = 0.1
+"""How often the kernel's events end a sleep at most: hundreds of SAs may be coming up."""
 _GAINED = frozenset({KernelEvent.SA, KernelEvent.POLICY})
 
 
@@ -50,6 +53,7 @@ class Wakeups:
         self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pluto: tuple[str, int] | None = None
         """(generation, descriptor that becomes readable when it dies)"""
+        self._kernel_not_before_s = 0.0
 
     def wake(self) -> None:
         """End the sleep; the next reading says so."""
@@ -59,7 +63,11 @@ class Wakeups:
         """Until something happens, or until then on the monotonic clock."""
         poller = ovs.poller.Poller()
         source.wait(poller)
-        fds = [self._asked, self._guard.fileno(), *self._kernel.filenos()]
+        fds = [self._asked, self._guard.fileno()]
+        if time.monotonic() < self._kernel_not_before_s:
+            until_s = min(until_s, self._kernel_not_before_s)
+        else:
+            fds += self._kernel.filenos()
         if self._pluto is not None:
             fds.append(self._pluto[1])
         for fd in fds:
@@ -72,6 +80,8 @@ class Wakeups:
         died = self._pluto_died()
         asked = self._was_asked()
         events = self._kernel.drain()
+        if events:
+            self._kernel_not_before_s = time.monotonic() + KERNEL_PAUSE_S
         guard = self._guard.drain()
         return Heard(
             tick=died or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),

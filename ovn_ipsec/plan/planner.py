@@ -41,7 +41,7 @@ from ovn_ipsec.plan.memory import (
     forget_failures,
     retry_key,
 )
-from ovn_ipsec.plan.tunnel import CROWD_LAST_S, plan_content, plan_tunnel
+from ovn_ipsec.plan.tunnel import CROWD, CROWD_LAST_S, plan_content, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, and while pluto is down."""
@@ -332,7 +332,10 @@ def _plan_tunnels(
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
     progress_at = now if came_up else memory.crowd.progress_at
-    return replace(memory, tunnels=remembered, crowd=_crowd(remembered, progress_at, now))
+    crowd = _crowd(remembered, progress_at, now)
+    if crowd.missing < CROWD <= memory.crowd.missing:
+        draft.wakes.append(now + OBSERVE_AGAIN_S)  # who is left waits for nobody any longer
+    return replace(memory, tunnels=remembered, crowd=crowd)
 
 
 def _crowd(tunnels: Mapping[str, TunnelMemory], progress_at: float | None, now: float) -> Crowd:

@@ -98,7 +98,7 @@ def test_sas_that_come_up_wait_longer_than_any_other_event() -> None:
 
 def test_a_row_that_changes_during_a_look_goes_first_and_the_look_is_due_again() -> None:
     pace = at_rest()
-    pace.heard(110.0)
+    pace.heard_calmly(110.0)
     pace.looks(110.1)
     assert not pace.breaks_off(110.2)
     pace.heard_rows(110.3)
@@ -108,6 +108,24 @@ def test_a_row_that_changes_during_a_look_goes_first_and_the_look_is_due_again()
     assert pace.due(110.3 + SETTLE_ROWS_S) is Pass.FOLLOW
     followed(pace, 110.33, 110.4, acted=False)
     assert pace.due(110.4) is Pass.LOOK
+
+
+def test_a_look_that_may_find_a_loss_is_not_left() -> None:
+    pace = at_rest()
+    pace.heard(110.0)
+    pace.looks(110.1)
+    pace.heard_rows(110.3)
+    assert not pace.breaks_off(110.3)
+
+
+def test_a_look_is_not_left_for_rows_that_have_to_wait_anyhow() -> None:
+    pace = at_rest()
+    pace.heard_rows(110.0)
+    followed(pace, 110.1, 110.6)
+    pace.look_by(110.7)
+    pace.looks(110.7)
+    pace.heard_rows(110.8)
+    assert not pace.breaks_off(111.0), "rests after the long pass before"
 
 
 def test_what_a_look_has_done_is_looked_at_again_soon() -> None:

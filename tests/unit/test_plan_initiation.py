@@ -10,6 +10,7 @@ from ovn_ipsec.model.conns import ObservedIke
 from ovn_ipsec.model.steps import AddConnection, InitiateConnection, ReplaceConnection, Step
 from ovn_ipsec.plan import Memory, plan
 from ovn_ipsec.plan.planner import INITIATE_WAVE
+from ovn_ipsec.plan.tunnel import CROWD, FALLBACK_RECOVERY_S, JITTER_S
 from tests.unit.world import World, config, desired
 
 
@@ -19,6 +20,29 @@ def test_change_of_a_tunnel_that_is_down_makes_also_the_waiting_end_initiate() -
     world.negotiating.clear()
     steps = world.tick(desired(a=config(lead=False)))
     assert [type(step) for step in steps] == [ReplaceConnection, InitiateConnection]
+
+
+def test_last_one_of_a_crowd_waits_for_the_others_no_longer_than_they_need() -> None:
+    world = World(peers_answer=False)
+    names = [f"t{number}" for number in range(CROWD)]
+    want = desired(**{name: config(number + 2, lead=False) for number, name in enumerate(names)})
+    world.tick(want)
+    for connection in tuple(world.configs):
+        world.come_up(connection)
+    world.settle(want, 60)
+    world.lose_sas()
+    world.settle(want, 2)
+    for name in names[1:]:
+        for role in ("in", "out"):
+            world.come_up(f"{name}-{role}-1")
+    lost_at = world.now - 2
+    assert world.tick(want) == ()
+    assert world.wake_at is not None
+    steps = world.tick(want, world.wake_at - world.now)
+    while not steps and world.wake_at is not None:
+        steps = world.tick(want, world.wake_at - world.now)
+    assert [type(step) for step in steps] == [InitiateConnection]
+    assert world.now - lost_at < FALLBACK_RECOVERY_S + JITTER_S + 1
 
 
 def test_waiting_end_initiates_at_once_when_an_earlier_pluto_left_its_states() -> None:

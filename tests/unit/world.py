@@ -259,6 +259,11 @@ class World:
         if not self.is_up(name):
             self.policies -= set(expected_policies(conf, conf.selectors()[role]))
 
+    def lose_sas(self) -> None:
+        """Every peer deletes its child SAs."""
+        for serial in tuple(self.children):
+            self._delete_child(serial)
+
     def is_up(self, name: str) -> bool:
         return any(
             child[0] == name and serial in self.kernel for serial, child in self.children.items()
