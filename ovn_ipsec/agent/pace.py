@@ -93,13 +93,15 @@ class Pace:
         self._rows_at = None
 
     def followed(self, began: float, now: float, *, acted: bool) -> None:
-        """It has ended; when it acted, what came of it is to be looked at."""
-        rest_s = REST_SHARE * (now - began)
-        self._follow_not_before = now + rest_s
+        """It has ended; when it acted, what came of it is to be looked at.
+
+        The next one comes after as long a time: what is asked of pluto takes it time, too.
+        """
+        self._follow_not_before = now + (now - began)
         if acted:
             self._note(now)
             self._ended_at, self._took_s = now, now - began
-            self._rest_s = min(rest_s, REST_MOST_S)
+            self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
 
     def unfollowed(self) -> None:
         """It could not do what the rows ask for: a look has to."""
