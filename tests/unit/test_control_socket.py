@@ -1,8 +1,10 @@
 """The control socket under clients that misbehave: nobody else waits, nothing dies."""
 
 import json
+import os
 import socket
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -121,6 +123,16 @@ def test_queries_are_prompt_while_the_main_thread_is_busy_and_clients_hammer(
     assert len(slowest) == len(threads)
     assert max(slowest) < PROMPT_S
     assert agent.wanted == 80
+
+
+def test_answers_go_before_other_work_where_that_is_allowed(path: Path) -> None:
+    (thread,) = [each for each in threading.enumerate() if each.name == "unixctl"]
+    assert thread.native_id is not None
+    assert ask(path, "version")["error"] is None
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    hurries = os.getpriority(os.PRIO_PROCESS, thread.native_id) < here
+    done = subprocess.run(["nice", "-n", "-1", "true"], capture_output=True, check=True)
+    assert hurries == (done.stderr == b""), "nice(1) complains where it may not"
 
 
 def test_half_requests_of_fifty_clients_delay_nobody(path: Path) -> None:
