@@ -34,7 +34,7 @@ GRACE_S = 60.0
 """After a tunnel went down its peer counts as silent for so long: it takes some time until it is
 asked again, and the loss of one chassis must not make all others unready meanwhile."""
 OLD_AFTER_S = 60.0
-"""A snapshot this old says nothing about now. The loop makes one each 13 s, or later when it is
+"""A snapshot this old says nothing about now. The loop makes one each 11 s, or later when it is
 busy with many tunnels."""
 _NAMED = 10
 _LISTED = 20
