@@ -205,5 +205,5 @@ def plot_hubs(rows: Sequence[Row], target: Path) -> None:
                 ax.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
         ax.set(title=title, xlabel="peers", xscale="log", yscale="log")
         ax.grid(visible=True, which="both", alpha=0.3)
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(target, dpi=90)
