@@ -100,8 +100,7 @@ class Pace:
         self._follow_not_before = now + (now - began)
         if acted:
             self._note(now)
-            self._ended_at, self._took_s = now, now - began
-            self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
+            self._rests(began, now)
 
     def unfollowed(self) -> None:
         """It could not do what the rows ask for: a look has to."""
@@ -130,8 +129,7 @@ class Pace:
     def looked(self, began: float, now: float, again_at: float, *, acted: bool) -> None:
         """It has ended; the next is due at ``again_at``, or soon when this one acted."""
         self._due_at = again_at
-        self._ended_at, self._took_s = now, now - began
-        self._rest_s = min(REST_SHARE * (now - began), REST_MOST_S)
+        self._rests(began, now)
         if acted:
             self._note(now)
 
@@ -156,6 +154,10 @@ class Pace:
             at = min(at, max(self._calm_at + SETTLE_S, self._ended_at + rest_s))
         # Rows that are just coming are followed first.
         return at if self._rows_at is None else max(at, self._rows_at + SETTLE_ROWS_S)
+
+    def _rests(self, began: float, now: float) -> None:
+        self._ended_at, self._took_s = now, now - began
+        self._rest_s = min(REST_SHARE * self._took_s, REST_MOST_S)
 
     def _note(self, now: float) -> None:
         if self._news_at is None:

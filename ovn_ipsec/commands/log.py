@@ -35,10 +35,10 @@ def set_up_agent_log(settings: Settings, *, detach: bool) -> None:
     """
     logger = logging.getLogger(ovn_ipsec.__name__)
     logger.propagate = False
+    _turn_off_what_is_written_nowhere()
     # Without --log-file python-ovs's "file" has no handler, and logging's last resort would say
     # warnings on standard error a second time.
     logging.getLogger("file").addHandler(logging.NullHandler())
-    _turn_off_what_is_written_nowhere()
     if settings.log_format is LogFormat.TEXT:
         logger.addHandler(_VlogHandler())
         logger.setLevel(logging.DEBUG)  # python-ovs decides what is written; vlog/set changes it
@@ -63,8 +63,7 @@ def _turn_off_what_is_written_nowhere() -> None:
     """
     for destination in ("file", "syslog"):
         logger = logging.getLogger(destination)
-        written = [item for item in logger.handlers if not isinstance(item, logging.NullHandler)]
-        if logger.disabled or not written:
+        if logger.disabled or not logger.handlers:
             ovs.vlog.Vlog.set_level("any", destination, "off")
 
 

@@ -44,7 +44,7 @@ from ovn_ipsec.plan.memory import (
 from ovn_ipsec.plan.tunnel import CROWD, CROWD_LAST_S, plan_content, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
-"""After an observation that failed, and while pluto is down."""
+"""After an observation that failed, while pluto is down, and when a crowd is one no longer."""
 RESTART_GRACE_S = 3.0
 """A pluto that has just gone may be on its way back by somebody else's hand, and two of them
 would share port 500 and delete each other's kernel policies."""

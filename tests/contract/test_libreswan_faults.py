@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from ovn_ipsec.drivers.libreswan import Libreswan
-from ovn_ipsec.model.conns import CertificateAuth, Protocol, TunnelConfig
+from ovn_ipsec.model.conns import CertificateAuth
 from ovn_ipsec.model.steps import (
     AddConnection,
     InitiateConnection,
@@ -17,8 +18,6 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from tests.contract.pluto_daemon import (
-    KEYWORDS,
-    LOCAL,
     WITHIN_S,
     Daemon,
     config,
@@ -34,14 +33,7 @@ def test_one_bad_tunnel_of_a_batch_gets_its_own_reason_and_leaves_no_file(
     daemon: Daemon, driver: Libreswan
 ) -> None:
     unknown = config("10.91.0.5", keywords=(("bogus", "1"),))
-    no_cert = TunnelConfig(
-        Protocol.UDP,
-        6081,
-        LOCAL,
-        "10.91.0.6",
-        CertificateAuth("a", "b", "nonesuch", None),
-        KEYWORDS,
-    )
+    no_cert = replace(config("10.91.0.6"), auth=CertificateAuth("a", "b", "nonesuch", None))
     outcomes = driver.apply(
         [
             AddConnection("t1", 1, config("10.91.0.4")),

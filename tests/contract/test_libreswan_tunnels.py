@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,10 +10,9 @@ import pytest
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.pluto import Pluto
-from ovn_ipsec.model.conns import CertificateAuth, Protocol, TunnelConfig
+from ovn_ipsec.model.conns import CertificateAuth, Protocol
 from ovn_ipsec.model.steps import AddConnection, DropConnection, ReplaceConnection
 from tests.contract.pluto_daemon import (
-    KEYWORDS,
     LOCAL,
     PEER,
     UNREACHED,
@@ -114,7 +114,7 @@ def test_a_tunnel_with_a_certificate_is_started_and_pluto_forgets_no_key(
     made = ["-n", "ovs_certkey_a", "-s", "CN=a", "-x", "-t", "u,u,u", "-k", "ec", "-q", "nistp384"]
     run("certutil", "-S", *made, *database)
     auth = CertificateAuth("a", "b", "ovs_certkey_a", None)
-    signing = TunnelConfig(Protocol.UDP, 6081, LOCAL, PEER, auth, KEYWORDS, lead=True)
+    signing = replace(config(lead=True), auth=auth)
     before = (daemon.base / "log").read_text()
     assert errors(driver.apply([AddConnection("t", 1, signing)])) == [None]
     log = (daemon.base / "log").read_text().removeprefix(before)

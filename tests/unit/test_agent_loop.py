@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -27,6 +28,7 @@ from ovn_ipsec.model.facts import NodeFact, TunnelFact
 from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import AddConnection, Outcome, SetGuard, StartIke, Step
 from ovn_ipsec.sources.certificates import CertificateFiles
+from tools.lab.container import wait_until
 
 HERE = "192.0.2.100"
 
@@ -196,49 +198,48 @@ def agent(ike: Ike, ovsdb: Ovsdb) -> Iterator[Agent]:
         os.close(fd)
 
 
-def running(agent: Agent) -> threading.Thread:
+@contextmanager
+def running(agent: Agent) -> Iterator[threading.Thread]:
+    """It runs, and ends when it is asked to."""
     thread = threading.Thread(target=agent.run, args=(lambda: None,), daemon=True)
     thread.start()
-    return thread
+    yield thread
+    agent.request_exit(cleanup=False)
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_bug_in_a_tick_is_told_and_the_next_tick_runs(agent: Agent, ike: Ike) -> None:
     ike.bugs = 2
-    thread = running(agent)
-    deadline = time.monotonic() + 10
-    while not any("failed inside" in p for p in agent.snapshot().problems):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    while not agent.snapshot().complete:
-        assert thread.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
-    assert agent.snapshot().problems == ()
-    agent.request_exit(cleanup=False)
-    thread.join(5)
-    assert not thread.is_alive()
+    with running(agent) as thread:
+        wait_until(
+            lambda: any("failed inside" in p for p in agent.snapshot().problems), 10, "the problem"
+        )
+        wait_until(
+            lambda: agent.snapshot().complete or not thread.is_alive(), 10, "a complete look"
+        )
+        assert thread.is_alive()
+        assert agent.snapshot().problems == ()
 
 
 def test_snapshot_is_dated_by_what_was_seen_not_by_the_end_of_the_steps(
     agent: Agent, ike: Ike
 ) -> None:
     ike.start_s = 0.5
-    thread = running(agent)
-    assert agent.request_refresh(10)
-    assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
-    agent.request_exit(cleanup=False)
-    thread.join(5)
+    with running(agent):
+        assert agent.request_refresh(10)
+        assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
 
 
 def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
-    thread = running(agent)
-    assert agent.request_refresh(10)
-    before = agent.last_progress_s()
-    deadline = time.monotonic() + 20
-    while agent.last_progress_s() == before:
-        assert time.monotonic() < deadline, "a sleep this long looks like death"
-        time.sleep(0.1)
-    agent.request_exit(cleanup=False)
-    thread.join(5)
+    with running(agent):
+        assert agent.request_refresh(10)
+        before = agent.last_progress_s()
+        wait_until(
+            lambda: agent.last_progress_s() != before,
+            20,
+            "life: a sleep this long looks like death",
+        )
 
 
 class TestRows:
@@ -251,41 +252,31 @@ class TestRows:
     def test_a_new_row_is_loaded_before_all_tunnels_are_looked_at_again(
         self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
     ) -> None:
-        thread = running(agent)
-        assert agent.request_refresh(10)
-        for number in (1, 2):
-            ike.calls.clear()
-            ovsdb.tunnels = (*ovsdb.tunnels, _row(number))
-            deadline = time.monotonic() + 10
-            while "observe" not in ike.calls:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            assert ike.calls[0] == f"add t{number}"
-            assert ike.calls.count(f"add t{number}") == 1
-        agent.request_exit(cleanup=False)
-        thread.join(5)
+        with running(agent):
+            assert agent.request_refresh(10)
+            for number in (1, 2):
+                ike.calls.clear()
+                ovsdb.tunnels = (*ovsdb.tunnels, _row(number))
+                wait_until(lambda: "observe" in ike.calls, 10, "a look")
+                assert ike.calls[0] == f"add t{number}"
+                assert ike.calls.count(f"add t{number}") == 1
 
     def test_a_row_that_comes_in_the_midst_of_a_look_does_not_wait_for_its_end(
         self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
     ) -> None:
-        thread = running(agent)
-        assert agent.request_refresh(10)
         known: list[list[str]] = []
 
         def comes() -> None:
             ike.on_add = lambda: known.append([t.name for t in agent.snapshot().tunnels])
             ovsdb.tunnels = (*ovsdb.tunnels, _row(2))
 
-        ike.meanwhile = comes
-        ovsdb.tunnels = (_row(1),)
-        deadline = time.monotonic() + 10
-        while len(agent.snapshot().tunnels) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert ike.calls.count("add t2") == 1
-        assert known == [[]], "the look, which was to tell of the first, had not ended"
-        agent.request_exit(cleanup=False)
-        thread.join(5)
+        with running(agent):
+            assert agent.request_refresh(10)
+            ike.meanwhile = comes
+            ovsdb.tunnels = (_row(1),)
+            wait_until(lambda: len(agent.snapshot().tunnels) == 2, 10, "both tunnels")
+            assert ike.calls.count("add t2") == 1
+            assert known == [[]], "the look, which was to tell of the first, had not ended"
 
 
 def _row(number: int) -> TunnelFact:

@@ -23,38 +23,19 @@ from ovn_ipsec.model.facts import (
     Facts,
     NodeFact,
     PkiFact,
-    PrivateKeyFact,
     TunnelFact,
 )
 from tests.unit import rows
+from tests.unit.ca_signed import PKI
 
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 _PSK = TunnelFact("p", "geneve", {"remote_ip": "192.0.2.2", "psk": "sixteen bytes key"})
 _CA_SIGNED = TunnelFact("c", "geneve", {"remote_ip": "192.0.2.3", "remote_name": "b"})
 _PLAIN = TunnelFact("x", "geneve", {"remote_ip": "192.0.2.4"})
-_CA = CertificateFact(
-    "/ca", pem="CA", fingerprint="ca", subject="CN=ca", issuer="CN=ca", is_ca=True
-)
-_PKI = PkiFact(
-    certificate=CertificateFact(
-        "/cert",
-        pem="CERT",
-        common_name="a",
-        dns_names=("a",),
-        fingerprint="f",
-        public_key_hash="k",
-        key_type="rsa",
-        subject="CN=a",
-        issuer="CN=ca",
-    ),
-    private_key=PrivateKeyFact("/key", public_key_hash="k"),
-    ca_cert=replace(_CA, chain=(_CA,)),
-    issued_by_ca=True,
-)
 _FACTS = Facts(
     in_sync=True,
     tunnels=(_CA_SIGNED, _PSK, _PLAIN),
-    pki=_PKI,
+    pki=PKI,
     local_addresses={"192.0.2.2": "192.0.2.1", "192.0.2.3": "192.0.2.1"},
     now=_NOW,
 )
@@ -90,7 +71,7 @@ def test_without_certificates_psk_tunnels_work_and_the_node_has_no_problem() -> 
 
 
 def test_bad_certificate_stops_its_tunnels_alone_and_keeps_what_is_installed() -> None:
-    bad = replace(_PKI, certificate=CertificateFact("/cert", problem="'/cert' is empty; copy it"))
+    bad = replace(PKI, certificate=CertificateFact("/cert", problem="'/cert' is empty; copy it"))
     facts = replace(_FACTS, pki=bad)
     entry = InstalledCredential("ovs_certkey_a", "f", True, "u,u,u", False)
     desired = build(facts, Policy(), {}, (entry,))
@@ -166,7 +147,7 @@ _NODES = st.lists(
         st.dictionaries(
             st.sampled_from(["192.0.2.2", "192.0.2.3"]), st.sampled_from([None, "192.0.2.1"])
         ),
-        st.sampled_from([_PKI, PkiFact()]),
+        st.sampled_from([PKI, PkiFact()]),
         st.sampled_from([Policy(), Policy(use_default_crypto=True)]),
     ),
     min_size=2,

@@ -14,27 +14,12 @@ from ovn_ipsec.model.facts import (
     CertificateFact,
     Facts,
     PkiFact,
-    PrivateKeyFact,
     RevocationFact,
     TunnelFact,
 )
+from tests.unit.ca_signed import CERTIFICATE, PKI
 
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
-_ROOT = CertificateFact(
-    "/ca", pem="CA", fingerprint="ca", subject="CN=ca", issuer="CN=ca", is_ca=True
-)
-_OWN = CertificateFact(
-    "/cert",
-    pem="A",
-    common_name="a",
-    dns_names=("a",),
-    fingerprint="a",
-    public_key_hash="k",
-    key_type="rsa",
-    subject="CN=a",
-    issuer="CN=ca",
-    serial=1,
-)
 _PEER = CertificateFact(
     "/c.pem",
     pem="C",
@@ -45,12 +30,10 @@ _PEER = CertificateFact(
     issuer="CN=c",
     serial=3,
 )
-_PKI = PkiFact(
-    certificate=_OWN,
-    private_key=PrivateKeyFact("/key", public_key_hash="k"),
-    ca_cert=replace(_ROOT, chain=(_ROOT,)),
+_PKI = replace(
+    PKI,
+    certificate=replace(CERTIFICATE, serial=1),
     remote_certificates={"/c.pem": _PEER},
-    issued_by_ca=True,
 )
 
 

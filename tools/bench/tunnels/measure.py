@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -102,18 +102,19 @@ def main(arguments: list[str]) -> int:
             if contender.pattern is not None:
                 row = Row("certificate", contender.name, _CERTIFICATE_PEERS)
                 results.measure(row, _certificate(row, contender, flags.limit))
-    if "hub" in flags.parts:
-        for peers in flags.peers:
-            for contender in contenders:
-                if peers <= most.get(contender.name, peers):
-                    row = Row("hub", contender.name, peers)
-                    results.measure(row, _hub(row, contender, flags.limit, flags.idle))
-    if "answers" in flags.parts:
-        for peers in flags.peers:
-            for contender in contenders:
-                if contender.pattern and peers <= most.get(contender.name, peers):
-                    row = Row("answers", contender.name, peers)
-                    results.measure(row, _answers_meanwhile(row, contender, flags.limit))
+    hubs = [
+        (peers, contender)
+        for peers in flags.peers
+        for contender in contenders
+        if peers <= most.get(contender.name, peers)
+    ]
+    for peers, contender in hubs if "hub" in flags.parts else ():
+        row = Row("hub", contender.name, peers)
+        results.measure(row, _hub(row, contender, flags.limit, flags.idle))
+    for peers, contender in hubs if "answers" in flags.parts else ():
+        if contender.pattern is not None:
+            row = Row("answers", contender.name, peers)
+            results.measure(row, _answers_meanwhile(row, contender, flags.limit))
     if "mesh" in flags.parts:
         for size in flags.mesh:
             row = Row("mesh", "ovn-ipsec", size)
@@ -164,10 +165,7 @@ def measure_hub(
     alive = addresses(16, row.peers + 2)
     dead = addresses(64, row.peers)
     *first, second_last, last = alive
-    stage = Stage(lab, alive, dead)
-    contender.launch(stage.hub)
-    stage.add_ports(alive)
-    time.sleep(_SETTLE_S)
+    stage = _set_stage(lab, contender, alive, dead)
     _bulk(stage, contender, first, row, limit_s)
     _idle(stage, contender, row, "idle_core_share", idle_s)
     row.rekeys_due_s = _rekeys_due(stage)
@@ -182,6 +180,15 @@ def measure_hub(
     _one_changed(stage, contender, first[0], row, limit_s)
     _one_less(stage, contender, last, row, limit_s)
     _restart(stage, contender, row)
+
+
+def _set_stage(lab: Lab, contender: Contender, alive: Sequence[str], dead: Sequence[str]) -> Stage:
+    """A hub whose monitor runs, with ports to the living peers and nothing to encrypt yet."""
+    stage = Stage(lab, alive, dead)
+    contender.launch(stage.hub)
+    stage.add_ports(alive)
+    time.sleep(_SETTLE_S)
+    return stage
 
 
 def _bulk(
@@ -209,10 +216,7 @@ def measure_answers(lab: Lab, contender: Contender, row: Row, limit_s: float) ->
     Apart from the hub's phases: questions and long answers are work themselves, on the one core.
     """
     assert contender.pattern is not None
-    stage = Stage(lab, addresses(16, row.peers), [])
-    contender.launch(stage.hub)
-    stage.add_ports(stage.alive)
-    time.sleep(_SETTLE_S)
+    stage = _set_stage(lab, contender, addresses(16, row.peers), [])
     asker = Asker(stage.hub, contender.pattern)
     start = time.monotonic()
     try:
