@@ -1,10 +1,14 @@
 """The guard's table as nft's JSON objects (libnftables-json(5)): what a Guard means. Pure.
 
-How a packet goes: ``out`` (output), ``sent`` (postrouting) and ``in`` (input) let pass what IPsec
-covers, and ESP itself, before anything else, because that is nearly every packet of a node. They
-pick the packets of tunnel protocols from the rest and hand them to ``judge_out`` or ``judge_in``;
-one that is not exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and, when enforcing,
-dropped. The forward hook is left alone: nested clusters use the same ports.
+How a packet goes: ``out`` (postrouting) and ``in`` (input) let pass what IPsec covers, and ESP
+itself, before anything else, because that is nearly every packet of a node. They pick the packets
+of tunnel protocols from the rest and hand them to ``judge_out`` (by way of ``own_out``) or
+``judge_in``; one that is not exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and,
+when enforcing, dropped. What the node only forwards passes: nested clusters use the same ports.
+
+Each hook costs every packet of a tunnel, and twice, because ESP passes it once more. So there is
+one on the way out, the last: the output hook would not see that source NAT, which looks the policy
+up anew, has sent a packet past ESP.
 """
 
 from __future__ import annotations
@@ -67,51 +71,35 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
     for set_name, (set_type, elements) in sets.items():
         elem = {"elem": elements} if elements else {}
         yield "set", own | {"name": set_name, "type": set_type} | elem
-    for chain in ("uncovered_out", "uncovered_in", "judge_out", "judge_in"):
+    for chain in ("uncovered_out", "uncovered_in", "judge_out", "judge_in", "own_out"):
         yield "chain", own | {"name": chain}
-    for chain, hook, priority in _hooks(guard.mode):
+    for chain, hook, priority in (("out", "postrouting", _LAST), ("in", "input", _INPUT)):
         place = {"type": "filter", "hook": hook, "prio": priority, "policy": "accept"}
         yield "chain", own | {"name": chain} | place
     for chain, rule in _rules(guard, sets.keys(), guarded):
         yield "rule", own | {"chain": chain} | rule
 
 
-def _hooks(mode: GuardMode) -> list[tuple[str, str, int]]:
-    hooks = [("out", "output", _LAST), ("in", "input", _INPUT)]
-    if mode in ENFORCING:
-        # Not in audit: a packet that output let pass would be counted twice.
-        hooks.append(("sent", "postrouting", _LAST))
-    return hooks
-
-
 def _rules(
     guard: Guard, sets: Collection[str], guarded: Collection[GuardPort]
 ) -> Iterator[tuple[str, Json]]:
     """(chain, rule) of the whole table."""
-    chains = {chain for chain, _, _ in _hooks(guard.mode)}
     gre = any(port.protocol is Protocol.GRE for port in guarded)
     for direction in ("out", "in"):
         yield f"uncovered_{direction}", _verdict(guard, direction)
         for expr in _judge(guard, direction, sets):
             yield f"judge_{direction}", {"expr": expr}
-    for chain, direction, condition in (
-        ("out", "out", []),
-        # Source NAT looks the policy up anew, and a packet that ESP would have covered goes
-        # out in clear behind the output hook's back. A tunnel's own packets still show the
-        # tunnel device as the one they came from; forwarded ones show another.
-        ("sent", "out", [_match({"meta": {"key": "iifkind"}}, {"set": _TUNNEL_KINDS})]),
-        ("in", "in", []),
-    ):
-        if chain not in chains:
-            continue  # postrouting, in audit
-        for covered in (_match(_ipsec(direction), True), _match(_L4PROTO, _ESP)):
+    judge_out: Json = {"goto": {"target": "judge_out"}}
+    for sender in (SENT_BY_A_SOCKET, _match({"meta": {"key": "iifkind"}}, {"set": _TUNNEL_KINDS})):
+        yield "own_out", {"expr": [sender, judge_out]}
+    picks = [_match(_concat(_L4PROTO, _DPORT), "@tunnel_ports")]
+    if gre:
+        picks.append(GRE_OF_ANYBODY)
+    for chain, target in (("out", "own_out"), ("in", "judge_in")):
+        for covered in (_match(_ipsec(chain), True), _match(_L4PROTO, _ESP)):
             yield chain, {"expr": [covered, _ACCEPT]}
-        judge = {"goto": {"target": f"judge_{direction}"}}
-        picks = [_match(_concat(_L4PROTO, _DPORT), "@tunnel_ports")]
-        if gre:
-            picks.append(_match(_L4PROTO, _NUMBERS[Protocol.GRE]))
         for pick in picks:
-            yield chain, {"expr": [*condition, pick, judge]}
+            yield chain, {"expr": [pick, {"goto": {"target": target}}]}
     for expr in _quoting_errors(guarded):
         yield "out", {"expr": expr}
 
@@ -179,7 +167,7 @@ def _quoting_errors(guarded: Collection[GuardPort]) -> Iterator[list[Json]]:
             if protocol is not Protocol.GRE:
                 dport = {"payload": {"base": "th", "offset": dport_bit, "len": 16}}
                 expr.append(_match(dport, {"set": ports} if len(ports) > 1 else ports[0]))
-            yield [*expr, {"goto": {"target": "uncovered_out"}}]
+            yield [SENT_BY_A_SOCKET, *expr, {"goto": {"target": "uncovered_out"}}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +272,9 @@ def _concat(*fields: Json) -> Json:
 
 
 GRE_OF_ANYBODY = _match(_L4PROTO, _NUMBERS[Protocol.GRE])
+# In postrouting (from Linux 5.7 on) a packet's device of origin is none when a socket of this node
+# sent it, the tunnel's when a tunnel did, else the one through which it came in.
+SENT_BY_A_SOCKET = _match({"meta": {"key": "iif"}}, 0)
 
 
 def canonical_address(text: str) -> str:

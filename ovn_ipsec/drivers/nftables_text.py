@@ -16,6 +16,7 @@ from ovn_ipsec.drivers.nftables_rules import (
     FAMILY,
     GRE_OF_ANYBODY,
     PROTOCOLS,
+    SENT_BY_A_SOCKET,
     SHAPES,
     TABLE,
     Json,
@@ -25,6 +26,8 @@ from ovn_ipsec.drivers.nftables_rules import (
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, GuardPort, Protocol
 
 _ZERO = GuardCounters(0, 0)
+# nft lists the index of a device that is none as a name. Written as one it would be looked up.
+_SENT_BY_A_SOCKET_AS_LISTED = {"match": SENT_BY_A_SOCKET["match"] | {"right": "0"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def _listing(pairs: Iterable[tuple[str, Json]]) -> Listing:
 
 def _ordered(value: Any) -> Any:
     """The same expression with the members of its anonymous sets in one fixed order."""
+    if value == _SENT_BY_A_SOCKET_AS_LISTED:
+        return SENT_BY_A_SOCKET
     if isinstance(value, dict):
         return {
             key: sorted(item, key=str) if key == "set" else _ordered(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -22,6 +23,8 @@ from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, GuardTuple, Protocol
 from ovn_ipsec.model.steps import SetGuard
 from tests.unit.test_guard import guards
+from tools.lab.container import wait_until
+from tools.lab.netns import socket_in
 
 pytestmark = pytest.mark.contract
 
@@ -59,6 +62,10 @@ def kept(tmp_path: Path) -> Path:
 
 def nft(*words: str) -> str:
     return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
 
 
 def put(driver: Nftables, guard: Guard) -> None:
@@ -113,7 +120,7 @@ def test_nft_that_cannot_run_is_an_error_and_no_absence(
         f"delete element inet {TABLE} closed_ports {{ udp . 6081 }}",
         f"add element inet {TABLE} exempt_l4_4 {{ 127.0.0.9 . udp . 6081 }}",
         f"add chain inet {TABLE} more",
-        f"delete chain inet {TABLE} sent",
+        f"delete chain inet {TABLE} out",
         f"add table inet {TABLE} {{ flags dormant ; }}",
         f"flush table inet {TABLE}",
         "flush ruleset",
@@ -149,6 +156,55 @@ def test_packets_go_by_the_guard_they_meet(kept: Path) -> None:
     put(driver, Guard(GuardMode.OFF, MIXED.closed_ports))
     assert sends("127.0.0.1", 6081)
     assert not driver.observe().present
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_forwarded_tunnel_packet_passes_beside_an_own_one_that_does_not(
+    version: int, kept: Path
+) -> None:
+    put(Nftables(kept), CLOSED)
+    net, bits = ("10.66.{}.{}", 24) if version == 4 else ("fd66:{}::{}", 64)
+    ends = [subprocess.Popen(["unshare", "--net", "sleep", "60"]) for _ in range(2)]
+    try:
+        spaces = [Path(f"/proc/{end.pid}/ns/net") for end in ends]
+        own = Path("/proc/thread-self/ns/net").stat().st_ino
+        wait_until(lambda: all(s.stat().st_ino != own for s in spaces), 10, "two more namespaces")
+        for number, end in enumerate(ends):
+            pid, near = str(end.pid), f"to-{number}"
+            inside = ["nsenter", "--target", pid, "--net", "ip"]
+            ip("link", "add", near, "type", "veth", "peer", "name", "eth0", "netns", pid)
+            for at, host, device in ((["ip"], 1, near), (inside, 2, "eth0")):
+                address = [f"{net.format(number, host)}/{bits}", "dev", device]
+                nodad = ["nodad"] if version == 6 else []
+                subprocess.run([*at, "addr", "add", *address, *nodad], check=True)
+                subprocess.run([*at, "link", "set", device, "up"], check=True)
+            gateway = ["default", "via", net.format(number, 1)]
+            subprocess.run([*inside, "route", "add", *gateway], check=True)
+        forwards = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+        subprocess.run(["sysctl", "-q", "-w", f"{forwards}=1"], check=True)
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        far = net.format(1, 2)
+        with (
+            socket_in(spaces[0], family, socket.SOCK_DGRAM) as stranger,
+            socket_in(spaces[1], family, socket.SOCK_DGRAM) as receiver,
+        ):
+            receiver.bind((far, 6081))
+            receiver.settimeout(0.2)
+            arrived = []
+
+            def passes() -> bool:
+                stranger.sendto(b"nested", (far, 6081))
+                with contextlib.suppress(TimeoutError):
+                    arrived.append(receiver.recv(64))
+                return bool(arrived)
+
+            wait_until(passes, 10, "a forwarded packet arrives")
+            assert set(arrived) == {b"nested"}
+            assert not sends(far, 6081)
+    finally:
+        for end in ends:
+            end.kill()
+            end.wait()
 
 
 def test_counters_go_on_through_replacement_flush_and_restart(kept: Path) -> None:

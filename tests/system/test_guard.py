@@ -233,7 +233,7 @@ def test_exempt_plain_tunnel_passes(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "scene", [WAYS["geneve"], WAYS["vxlan-ipv6"]], ids=["geneve", "vxlan-ipv6"], indirect=True
 )
-def test_source_nat_after_the_output_hook_lets_nothing_out_in_clear(scene: Scene) -> None:
+def test_source_nat_lets_nothing_out_in_clear(scene: Scene) -> None:
     """NAT changes the source, no policy matches any more, and ESP would be skipped."""
     ip, other, bits = ("ip6", "fd09::77", 64) if scene.way.ipv6 else ("ip", "10.9.7.7", 16)
     scene.secure()

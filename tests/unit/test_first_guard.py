@@ -49,7 +49,7 @@ def first(kept: Path) -> Guard:
 def as_an_older_version_wrote_it() -> str:
     """The same sets and comments, with one rule fewer and another priority."""
     commands = json.loads(render_guard(LAST, GuardCounters(0, 0)))["nftables"]
-    kept = [c for c in commands if c.get("add", {}).get("rule", {}).get("chain") != "sent"]
+    kept = [c for c in commands if c.get("add", {}).get("rule", {}).get("chain") != "own_out"]
     for command in kept:
         if "prio" in (chain := command.get("add", {}).get("chain", {})):
             chain["prio"] = 0
