@@ -36,7 +36,8 @@ class Nftables:
 
     With ``events`` an observation lists the table only when something was heard of it; without,
     each time. With ``held`` an enforcing guard stands a second time, for as long as this process
-    lives; that table failing is logged and changes nothing else.
+    lives; that table failing is logged and changes nothing else. With both, tuples that come and
+    go are changed in place.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Nftables:
         try:
             if guard.mode is GuardMode.OFF:
                 self.remove()
-            else:
+            elif not self._changed(guard):
                 self._set(guard)
                 if not self._look().intact:
                     # Taken for done, it would be found changed and be set again without end.
@@ -135,6 +136,28 @@ class Nftables:
         except (DriverError, ValueError) as error:
             return f"guard: {error}"
         return None
+
+    def _changed(self, guard: Guard) -> bool:
+        """Change both tables where they differ; False: they have to be made anew.
+
+        What nft makes of it is seen with the next observation: the kernel tells of this change as
+        of any other.
+        """
+        live = self._live
+        if live is None or self._applied not in (None, live):
+            return False
+        if self._events is None or self._held is None:
+            return False
+        self._seen = self._live = None
+        try:
+            if not self._held.change_both(live, guard):
+                return False
+        except DriverError as error:
+            _log.info("guard: made anew, for it could not be changed in place: %s", error)
+            return False
+        self._applied = self._live = guard
+        self._save(guard)
+        return True
 
     def _set(self, guard: Guard) -> None:
         self._seen = None

@@ -13,7 +13,14 @@ import ctypes
 import json
 
 from ovn_ipsec.drivers import nftables_text
-from ovn_ipsec.drivers.nftables_rules import FAMILY, HELD_TABLE, table_objects
+from ovn_ipsec.drivers.nftables_rules import (
+    FAMILY,
+    HELD_TABLE,
+    TABLE,
+    Json,
+    element_changes,
+    table_objects,
+)
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import Guard, GuardCounters
 
@@ -54,7 +61,7 @@ class HeldTable:
         """Make the table say what ``guard`` says, in one transaction; counters go on."""
         if guard == self._guard:
             return
-        commands: list[dict[str, object]] = []
+        commands: list[Json] = []
         if self._guard is None:
             # nft 1.0.6 has no table flags in JSON.
             self._run(f"add table {FAMILY} {HELD_TABLE} {{\nflags owner\n}}\n")
@@ -69,6 +76,21 @@ class HeldTable:
                 commands.append({"add": {kind: body}})
         self._run(json.dumps({"nftables": commands}))
         self._guard = guard
+
+    def change_both(self, old: Guard, new: Guard) -> bool:
+        """Make this table and the persistent one, which say ``old``, say ``new``, in one
+        transaction; False: nothing was done, it takes whole tables."""
+        if self._guard != old:
+            return False
+        commands: list[Json] = []
+        for table in (TABLE, HELD_TABLE):
+            changes = element_changes(old, new, table)
+            if changes is None:
+                return False
+            commands += changes
+        self._run(json.dumps({"nftables": commands}))
+        self._guard = new
+        return True
 
     def release(self) -> None:
         """Remove the table."""

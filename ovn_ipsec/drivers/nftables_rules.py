@@ -80,6 +80,38 @@ def table_objects(guard: Guard, table: str) -> Iterator[tuple[str, Json]]:
         yield "rule", own | {"chain": chain} | rule
 
 
+def element_changes(old: Guard, new: Guard, table: str) -> list[Json] | None:
+    """Commands that make a table of ``old`` one of ``new``; None: not by its sets' elements alone.
+
+    Such a change costs what changes, and leaves the counters as they are. Raises ValueError as
+    ``table_objects`` does.
+    """
+    _check(new)
+    if _frame(old) != _frame(new):
+        return None
+    commands: list[Json] = []
+    for kind, before, after in (
+        ("closed", old.closed_peers, new.closed_peers),
+        ("exempt", old.exempt, new.exempt),
+    ):
+        for verb, entries in (("delete", before - after), ("add", after - before)):
+            elements: dict[str, list[Any]] = {}
+            for entry in entries:
+                shape = _shape_of(entry)
+                elements.setdefault(shape.set_name(kind), []).append(shape.element(entry))
+            for name, some in elements.items():
+                own = {"family": FAMILY, "table": table, "name": name, "elem": some}
+                commands.append({verb: {"element": own}})
+    return commands
+
+
+def _frame(guard: Guard) -> object:
+    """All that a table of this guard consists of but the elements of its sets of tuples."""
+    shapes = {("closed", _shape_of(entry)) for entry in guard.closed_peers}
+    shapes |= {("exempt", _shape_of(entry)) for entry in guard.exempt}
+    return guard.mode, guard.skb_mark, guard.closed_ports, _guarded(guard), shapes
+
+
 def _rules(
     guard: Guard, sets: Collection[str], guarded: Collection[GuardPort]
 ) -> Iterator[tuple[str, Json]]:

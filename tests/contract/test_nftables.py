@@ -10,10 +10,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
@@ -205,6 +207,73 @@ def test_forwarded_tunnel_packet_passes_beside_an_own_one_that_does_not(
         for end in ends:
             end.kill()
             end.wait()
+
+
+def exempting(*remotes: str) -> Guard:
+    exempt = frozenset(GuardTuple(remote, UDP, 6081) for remote in remotes)
+    return Guard(GuardMode.ENFORCE, frozenset({GENEVE}), exempt=exempt)
+
+
+def handles() -> list[str]:
+    """Of the guard's chains: others are of a table that was made anew."""
+    lines = nft("-a", "list", "table", "inet", TABLE).splitlines()
+    return [line for line in lines if "chain " in line and "# handle" in line]
+
+
+def test_tuple_that_comes_or_goes_is_changed_in_place_in_both_tables(kept: Path) -> None:
+    driver = Nftables(kept, GuardEvents(), HeldTable())
+    put(driver, exempting("127.0.0.2", "127.0.0.3"))
+    assert not sends("127.0.0.4", 6081)
+    before = handles()
+    after = exempting("127.0.0.3", "127.0.0.4")
+    put(driver, after)
+    assert handles() == before
+    seen = driver.observe()
+    assert (seen.intact, seen.digest) == (True, after.digest)
+    assert driver.counters().out_packets == 1
+    assert driver.load_last_known() == after
+    for _ in ("both tables", "the held one"):
+        assert [sends(f"127.0.0.{number}", 6081) for number in (2, 3, 4)] == [False, True, True]
+        nft("flush", "ruleset")
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        f"delete element inet {TABLE} exempt_l4_4 {{ 127.0.0.2 . udp . 6081 }}",
+        f"delete table inet {TABLE}",
+        f"insert rule inet {TABLE} judge_out accept",
+    ],
+)
+def test_tampered_table_does_not_survive_a_change_in_place(tampering: str, kept: Path) -> None:
+    driver = Nftables(kept, GuardEvents(), HeldTable())
+    put(driver, exempting("127.0.0.2", "127.0.0.3"))
+    assert driver.observe().intact
+    nft(*tampering.split())
+    put(driver, exempting("127.0.0.3"))
+    if not driver.observe().intact:
+        put(driver, exempting("127.0.0.3"))
+    assert driver.observe().intact
+    assert [sends(f"127.0.0.{number}", 6081) for number in (2, 3)] == [False, True]
+
+
+_SOME = st.frozensets(
+    st.sampled_from(["127.0.0.2", "127.0.0.3", "127.0.0.4", "::1", "fd00::2"]), max_size=3
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(way=st.lists(st.tuples(_SOME, _SOME), min_size=2, max_size=4))
+def test_any_way_from_guard_to_guard_ends_at_the_last(
+    way: list[tuple[frozenset[str], frozenset[str]]], kept: Path
+) -> None:
+    driver = Nftables(kept, GuardEvents(), HeldTable())
+    for exempt, closed in way:
+        peers = frozenset(GuardTuple(remote, UDP, 4789) for remote in closed)
+        guard = replace(exempting(*exempt), closed_peers=peers)
+        put(driver, guard)
+        seen = driver.observe()
+        assert (seen.intact, seen.digest) == (True, guard.digest)
 
 
 def test_counters_go_on_through_replacement_flush_and_restart(kept: Path) -> None:
