@@ -34,6 +34,11 @@ def settle_conflicts(
     wins over a new one, so that a second row cannot interrupt the first; else the first by name.
     """
     settled = dict(tunnels)
+    configs = [wanted.config for wanted in tunnels.values() if wanted.config is not None]
+    # Names differ, so those of connections can be the same for tunnels of two kinds only.
+    kinds = {config.protocol is Protocol.GRE for config in configs}
+    if len(set(map(_ends, configs))) == len(configs) and len(kinds) < 2:
+        return settled
     by_ends: dict[Ends, str] = {}
     by_role: dict[str, str] = {}
     for name in sorted(tunnels, key=lambda name: (name not in incumbents, name)):

@@ -55,31 +55,32 @@ def build_guard(
     plain = [tunnel for tunnel in facts.tunnels if not wants_ipsec(tunnel)]
     warnings: dict[str, str] = {}
     ports = {GENEVE, *guard_ports}
-    peers: set[GuardTuple] = set()
+    reached: dict[frozenset[GuardPort], list[str]] = {}
     for tunnel in asking:
-        remote = _literal(tunnel.options.get("remote_ip", ""), scope_dropped=True)
-        reached = _reached_ports(tunnel)
+        options = tunnel.options
+        remote = _literal(options.get("remote_ip", ""), scope_dropped=True)
+        some = _reached_ports(tunnel.type, options.get("dst_port"))
         if remote is None:
-            ports |= reached
+            ports |= some
             warnings[tunnel.name] = (
-                f"asks for IPsec without a numeric options:remote_ip, so {_named(reached)} is "
+                f"asks for IPsec without a numeric options:remote_ip, so {_named(some)} is "
                 "closed to everybody; set the address of the peer"
             )
         else:
-            peers |= {GuardTuple(remote, port.protocol, port.port) for port in reached}
+            reached.setdefault(some, []).append(remote)
     exempt: set[GuardTuple] = set()
     if mode is not GuardMode.ENFORCE_ALWAYS:
         ports -= _opened(plain, allow_plain - guard_ports)
-        exempt = _exempt(plain, peers, ports, warnings)
+        exempt = _exempt(
+            plain, _tuples(reached.items()) if plain else frozenset(), ports, warnings
+        )
     problems: list[str] = []
     guard = Guard(
         mode=mode,
         closed_ports=frozenset(ports),
         # What is closed to everybody need not be closed to each peer: nothing exempts those, and
         # the table of a cluster that is all Geneve stays as small as that.
-        closed_peers=frozenset(
-            peer for peer in peers if GuardPort(peer.protocol, peer.port) not in ports
-        ),
+        closed_peers=_tuples((some - ports, remotes) for some, remotes in reached.items()),
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )
@@ -87,9 +88,21 @@ def build_guard(
     return GuardRules(guard, invalid, warnings, tuple(problems))
 
 
+def _tuples(
+    reached: Iterable[tuple[frozenset[GuardPort], Iterable[str]]],
+) -> frozenset[GuardTuple]:
+    """Of ports, and the remote addresses that have these."""
+    return frozenset(
+        GuardTuple(remote, port.protocol, port.port)
+        for ports, remotes in reached
+        for port in ports
+        for remote in remotes
+    )
+
+
 def _exempt(
     plain: Iterable[TunnelFact],
-    closed: set[GuardTuple],
+    closed: frozenset[GuardTuple],
     ports: set[GuardPort],
     warnings: dict[str, str],
 ) -> set[GuardTuple]:
@@ -97,7 +110,7 @@ def _exempt(
     exempt: set[GuardTuple] = set()
     for tunnel in plain:
         try:
-            protocol, number = tunnel_port(tunnel)
+            protocol, number = tunnel_port(tunnel.type, tunnel.options.get("dst_port"))
         except Invalid:
             continue  # a plain row that says no port opens none
         port = GuardPort(protocol, number)
@@ -126,26 +139,27 @@ def _opened(plain: Iterable[TunnelFact], allowed: frozenset[GuardPort]) -> set[G
     for tunnel in plain:
         if _literal(tunnel.options.get("remote_ip", "")) is None:
             try:
-                protocol, number = tunnel_port(tunnel)
+                protocol, number = tunnel_port(tunnel.type, tunnel.options.get("dst_port"))
             except Invalid:
                 continue
             needed.add(GuardPort(protocol, number))
     return needed & allowed
 
 
-def _reached_ports(tunnel: TunnelFact) -> set[GuardPort]:
+@lru_cache(maxsize=256)
+def _reached_ports(kind: str, dst_port: str | None) -> frozenset[GuardPort]:
     """All that a row with an IPsec option may send to; with a bad port, also its type's own."""
-    if tunnel.type not in DEFAULT_PORTS:
-        return set()
+    if kind not in DEFAULT_PORTS:
+        return frozenset()
     try:
-        return {GuardPort(*tunnel_port(tunnel))}
+        return frozenset({GuardPort(*tunnel_port(kind, dst_port))})
     except Invalid:
-        protocol, usual = DEFAULT_PORTS[tunnel.type]
+        protocol, usual = DEFAULT_PORTS[kind]
     # vswitchd reads the number at the start of the text (atoi(3)). IKE must not be closed.
-    number = re.match(r"\s*\+?([0-9]{1,9})", tunnel.options.get("dst_port", ""), re.ASCII)
+    number = re.match(r"\s*\+?([0-9]{1,9})", dst_port or "", re.ASCII)
     guessed = int(number[1]) & 0xFFFF if number else 0
     ports = {usual} if guessed in IKE_PORTS | {0} else {usual, guessed}
-    return {GuardPort(protocol, port) for port in ports}
+    return frozenset(GuardPort(protocol, port) for port in ports)
 
 
 def _out_of_reach(

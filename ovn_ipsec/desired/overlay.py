@@ -29,7 +29,7 @@ from ovn_ipsec.model.conns import (
 )
 from ovn_ipsec.model.facts import TunnelFact
 
-IPSEC_OPTIONS = ("psk", "remote_cert", "remote_name")
+IPSEC_OPTIONS = frozenset({"psk", "remote_cert", "remote_name"})
 """Any of these options turns IPsec on for a row."""
 
 DEFAULT_PORTS: Mapping[str, tuple[Protocol, int | None]] = {
@@ -85,7 +85,7 @@ class Surroundings:
 
 def wants_ipsec(tunnel: TunnelFact) -> bool:
     """Whether the row has an IPsec option."""
-    return any(option in tunnel.options for option in IPSEC_OPTIONS)
+    return not IPSEC_OPTIONS.isdisjoint(tunnel.options)
 
 
 def addresses_to_look_up(tunnels: Iterable[TunnelFact]) -> frozenset[str]:
@@ -119,7 +119,7 @@ class TunnelRows:
 
     def __init__(self) -> None:
         self._shared: Surroundings | None = None
-        self._known: dict[str, tuple[TunnelFact, Mapping[str, str | None], WantedTunnel]] = {}
+        self._known: dict[str, tuple[TunnelFact, object, WantedTunnel]] = {}
 
     def build(
         self, tunnels: Iterable[TunnelFact], around: Surroundings
@@ -128,14 +128,12 @@ class TunnelRows:
         shared = replace(around, local_addresses={})
         before = self._known if shared == self._shared else {}
         self._shared, self._known = shared, {}
+        routes = around.local_addresses
         for tunnel in tunnels:
-            ends = {
-                end: around.local_addresses[end]
-                for end in addresses_to_look_up([tunnel])
-                if end in around.local_addresses
-            }
+            options = tunnel.options
+            ends = [routes.get(options.get(key, ""), "") for key in ("remote_ip", "local_ip")]
             known = before.get(tunnel.name)
-            if known is None or known[:2] != (tunnel, ends):
+            if known is None or known[1] != ends or known[0] != tunnel:
                 known = (tunnel, ends, build_tunnel(tunnel, around))
             self._known[tunnel.name] = known
         return {name: known[2] for name, known in self._known.items()}
@@ -161,7 +159,7 @@ def _config(tunnel: TunnelFact, around: Surroundings, warnings: list[str]) -> Tu
             "userspace datapath: neither IPsec nor guard applies; put the tunnel on a bridge "
             "with datapath_type=system"
         )
-    protocol, port = tunnel_port(tunnel)
+    protocol, port = tunnel_port(tunnel.type, tunnel.options.get("dst_port"))
     ends = resolve_endpoints(tunnel.options, around.local_addresses)
     auth = _auth(tunnel.options, around, warnings)
     lead = _leads(auth, ends)
@@ -177,12 +175,11 @@ def _config(tunnel: TunnelFact, around: Surroundings, warnings: list[str]) -> Tu
     )
 
 
-def tunnel_port(tunnel: TunnelFact) -> tuple[Protocol, int | None]:
-    """Protocol and destination port of a tunnel row; Invalid when they are not usable."""
-    if tunnel.type not in DEFAULT_PORTS:
-        raise Invalid(f"type {shown(tunnel.type)} cannot be protected; use geneve, vxlan or gre")
-    protocol, port = DEFAULT_PORTS[tunnel.type]
-    text = tunnel.options.get("dst_port")
+def tunnel_port(kind: str, text: str | None) -> tuple[Protocol, int | None]:
+    """Protocol and destination port of a row by its type and dst_port; Invalid: not usable."""
+    if kind not in DEFAULT_PORTS:
+        raise Invalid(f"type {shown(kind)} cannot be protected; use geneve, vxlan or gre")
+    protocol, port = DEFAULT_PORTS[kind]
     if text is None or port is None:
         return protocol, port
     if re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) is None or not 0 < int(text) < 65536:

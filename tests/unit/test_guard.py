@@ -151,6 +151,13 @@ def test_peers_of_a_port_that_is_closed_to_everybody_need_no_entries() -> None:
     assert rules(*rows).guard == rules().guard
 
 
+def test_peers_of_several_ports_are_all_closed_where_one_of_them_is_closed_to_everybody() -> None:
+    both = row("a", "geneve", remote_ip="10.0.0.2", psk="x", dst_port="5555x")
+    other = row("b", "geneve", remote_ip="10.0.0.3", psk="x", dst_port="5555")
+    closed = {GuardTuple("10.0.0.2", UDP, 5555), GuardTuple("10.0.0.3", UDP, 5555)}
+    assert rules(both, other).guard.closed_peers == closed
+
+
 def test_enforce_always_exempts_nothing() -> None:
     built = rules(
         row("p", "geneve", remote_ip="10.0.0.3"),
