@@ -10,8 +10,9 @@ from enum import Enum, auto
 
 SETTLE_S = 0.05
 """Events come in bursts (a rekey, states of several SAs): wait this long for the rest."""
-SETTLE_ROWS_S = 0.02
-"""Rows come a transaction at a time."""
+SETTLE_ROWS_S = 0.005
+"""Rows come a transaction at a time, and whoever makes them one by one waits for no more than the
+second: the next pass comes after as long a time as the last took."""
 REST_SHARE = 4
 REST_MOST_S = 2.0
 """A pass is followed by a rest so many times as long as itself, up to this."""

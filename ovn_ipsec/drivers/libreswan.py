@@ -16,7 +16,7 @@ from pathlib import Path
 from ovn_ipsec.drivers import xfrm
 from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
-from ovn_ipsec.drivers.libreswan_load import Load, Loader, render_files, render_load
+from ovn_ipsec.drivers.libreswan_load import FEW, Load, Loader, render_files, render_load
 from ovn_ipsec.drivers.libreswan_status import (
     Dialect,
     LoadedConnections,
@@ -50,8 +50,6 @@ from ovn_ipsec.model.steps import (
 
 _OWN_LOAD_WAIT_S = 10.0
 _OWN_LOAD_POLL_S = 0.02
-_ASK_BY_NAME = 8
-"""So many connections are asked for one by one; for more, the list of all costs pluto less."""
 
 
 @dataclass(slots=True)
@@ -253,21 +251,25 @@ class Libreswan:
         if loads:
             try:
                 self._loader.load(
-                    list(loads.values()), self._seen.generation, self._delete, self._loaded_of
+                    list(loads.values()), self._seen.generation, self._delete, self._confirm
                 )
             except DriverError as error:
                 for load in loads.values():
                     load.error = load.error or str(error)
         errors.update({index: load.error for index, load in loads.items()})
 
-    def _loaded_of(self, names: Collection[str]) -> frozenset[str]:
-        """Which of these pluto has loaded, asked now."""
+    def _confirm(self, names: Collection[str], begun: Collection[str]) -> frozenset[str]:
+        """Which of ``names`` pluto has, asked now; those of ``begun`` by initiating them."""
         seen = self._seen
-        if len(names) > _ASK_BY_NAME or seen.doubtful:
+        answers = {name: self._pluto.initiate(name) for name in names if name in begun}
+        if len(names) > FEW or seen.doubtful:
             _, dialect = self._pluto.version(self._pluto.generation())
             self._read_connections(dialect)
             return seen.connections.names
-        loaded = frozenset(name for name in names if self._pluto.knows(name))
+        for name in names:
+            if name not in answers:
+                answers[name] = self._pluto.ask(name)
+        loaded = frozenset(name for name in names if not is_unknown(answers[name]))
         known = seen.connections
         seen.connections = LoadedConnections(known.names | loaded, known.unoriented - loaded)
         seen.unproven |= loaded

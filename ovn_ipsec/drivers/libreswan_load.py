@@ -13,6 +13,9 @@ from ovn_ipsec.model.conns import TunnelConfig, connection_name
 from ovn_ipsec.model.steps import AddConnection, ReplaceConnection
 
 _KINDS_MOST = 1000
+FEW = 8
+"""So many connections are loaded, begun and asked for one by one: a call each costs pluto less
+than to read all of its secrets, or to list all of its connections."""
 
 
 @dataclass(slots=True)
@@ -43,13 +46,13 @@ class Loader:
         loads: Sequence[Load],
         generation: str,
         drop: Callable[[str], None],
-        loaded_of: Callable[[Collection[str]], frozenset[str]],
+        confirm: Callable[[Collection[str], Collection[str]], frozenset[str]],
     ) -> None:
         """Load them all; each one's ``error`` says what came of it.
 
         ``generation`` is of the pluto that runs, ``drop`` takes a connection from it, and
-        ``loaded_of`` asks it which of some it has. Raises DriverError: the loads without an error
-        of their own have failed with it.
+        ``confirm`` begins those of its second argument and asks which of its first pluto has.
+        Raises DriverError: the loads without an error of their own have failed with it.
         """
         self._check(loads, generation)
         self._write(loads)
@@ -63,15 +66,13 @@ class Loader:
                         drop(name)
         batch = text.join_batch(load.files.conf for load in good)
         names = [name for load in good for name in load.names]
-        signs = self._signs()
+        singly = len(names) <= FEW or self._signs()
         # With --autoall what says auto=start is initiated at once and asynchronously; what is
         # not in the batch is left alone.
-        said = self._pluto.addconn(batch, *(names if signs else ["--autoall"]))
-        self._confirm(good, loaded_of(names), said.stdout + said.stderr)
-        for load in good if signs else ():
-            if load.error is None and load.step.config.lead:
-                for name in load.names:
-                    self._pluto.initiate(name)
+        said = self._pluto.addconn(batch, *(names if singly else ["--autoall"]))
+        leads = [load for load in good if load.step.config.lead] if singly else []
+        begun = {name for load in leads for name in load.names}
+        self._confirm(good, confirm(names, begun), said.stdout + said.stderr)
 
     def _signs(self) -> bool:
         """Whether pluto may be about to sign, for a tunnel that authenticates by certificate.

@@ -77,9 +77,9 @@ class Pluto:
         """
         return self._tell("--asynchronous", "--name", name, "--initiate")
 
-    def knows(self, name: str) -> bool:
-        """Whether a connection is loaded; costs no list of all. Raises as whack."""
-        return not is_unknown(self.whack("--trafficstatus", "--name", name))
+    def ask(self, name: str) -> str:
+        """What pluto says of one connection; costs no list of all. Raises as whack."""
+        return self.whack("--trafficstatus", "--name", name)
 
     def reread_secrets(self) -> None:
         """Have pluto forget all secrets and read the files' anew (ipsec_secrets(5)).

@@ -52,7 +52,7 @@ def test_nothing_heard_is_slept_through_until_the_period_ends() -> None:
 def test_a_changed_row_is_followed_first_and_looked_at_after_a_rest() -> None:
     pace = at_rest()
     pace.heard_rows(110.0)
-    assert pace.due(110.01) is Pass.SLEEP
+    assert pace.due(110.0 + SETTLE_ROWS_S / 2) is Pass.SLEEP
     assert pace.due(110.0 + SETTLE_ROWS_S) is Pass.FOLLOW
     followed(pace, 110.05, 110.15)
     rest_until = 110.15 + REST_SHARE * 0.1
