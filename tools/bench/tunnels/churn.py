@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from tools.bench.tunnels.contenders import Contender, Usage
-from tools.bench.tunnels.jsonrpc import Connection
+from tools.bench.tunnels.database import BRIDGE, Database, ports_of_bridge
 from tools.lab.lab import Lab
-from tools.lab.node import Node
 
 INTERFACES = 5000
 CHANGES_PER_S = 100
@@ -16,32 +14,13 @@ _BATCH = 500
 _SETTLE_S = 20.0
 
 
-class _Database:
-    """The node's ovsdb-server (RFC 7047); ovs-vsctl is too slow to make a load."""
-
-    def __init__(self, node: Node) -> None:
-        self._connection = Connection(node.path("/run/openvswitch/db.sock"))
-
-    def transact(self, *operations: object) -> list[Any]:
-        """The results; LookupError when one is an error."""
-        results: list[Any] = self._connection.call("transact", ["Open_vSwitch", *operations])
-        for result in results:
-            if result and "error" in result:
-                raise LookupError(f"OVSDB: {result}")
-        return results
-
-    def close(self) -> None:
-        self._connection.close()
-
-
 def measure_churn(lab: Lab, contender: Contender, seconds: float) -> dict[str, float]:
     """Shares of a core while 100 of 5,000 unrelated interfaces change every second."""
     node = lab.node(contender.name)
     node.start_ovsdb()
-    node.vsctl("--no-wait", "add-br", "br0")
+    node.vsctl("--no-wait", "add-br", BRIDGE)
     contender.launch(node)
-    database = _Database(node)
-    try:
+    with Database(node) as database:
         names = [f"veth{number}" for number in range(INTERFACES)]
         for start in range(0, INTERFACES, _BATCH):
             _add(database, names[start : start + _BATCH])
@@ -58,11 +37,9 @@ def measure_churn(lab: Lab, contender: Contender, seconds: float) -> dict[str, f
             "changes_per_s": round(changes / seconds, 1),
             "rss_mb": round(usage.rss_mb(), 1),
         }
-    finally:
-        database.close()
 
 
-def _add(database: _Database, names: list[str]) -> None:
+def _add(database: Database, names: list[str]) -> None:
     operations: list[object] = []
     ports = []
     for number, name in enumerate(names):
@@ -81,19 +58,10 @@ def _add(database: _Database, names: list[str]) -> None:
             },
         ]
         ports.append(["named-uuid", f"p{number}"])
-    database.transact(*operations, _mutation("insert", ports))
+    database.transact(*operations, ports_of_bridge("insert", ports))
 
 
-def _mutation(mutator: str, ports: list[list[str]]) -> object:
-    return {
-        "op": "mutate",
-        "table": "Bridge",
-        "where": [["name", "==", "br0"]],
-        "mutations": [["ports", mutator, ["set", ports]]],
-    }
-
-
-def _change(database: _Database, seconds: float) -> int:
+def _change(database: Database, seconds: float) -> int:
     """Ports that come and go, as pods do: every change is one row more or less."""
     began, changes = time.monotonic(), 0
     port: list[str] | None = None
@@ -105,7 +73,7 @@ def _change(database: _Database, seconds: float) -> int:
         if port is None:
             port = database.transact(*_insertion(f"pod{changes}"))[1]["uuid"]
         else:
-            database.transact(_mutation("delete", [port]))
+            database.transact(ports_of_bridge("delete", [port]))
             port = None
         changes += 1
 
@@ -116,5 +84,5 @@ def _insertion(name: str) -> list[object]:
     return [
         {"op": "insert", "table": "Interface", "row": interface, "uuid-name": "i"},
         {"op": "insert", "table": "Port", "row": port, "uuid-name": "p"},
-        _mutation("insert", [["named-uuid", "p"]]),
+        ports_of_bridge("insert", [["named-uuid", "p"]]),
     ]

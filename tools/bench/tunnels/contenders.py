@@ -75,10 +75,10 @@ class Ours:
         stage.encrypt(remotes)
 
     def change(self, stage: Stage, remote: str) -> None:
-        stage.hub.set_interface(port_name(remote), f'options:psk="{OTHER_PSK}"')
+        stage.encrypt([remote], OTHER_PSK)
 
     def remove(self, stage: Stage, remote: str) -> None:
-        stage.hub.delete_tunnel(port_name(remote))
+        stage.remove(remote)
 
     def restart(self, node: Node) -> None:
         node.kill_agent(9)

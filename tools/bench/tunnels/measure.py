@@ -25,7 +25,14 @@ from tools.bench.tunnels.contenders import (
 )
 from tools.bench.tunnels.data_plane import measure_data_plane
 from tools.bench.tunnels.mesh import measure_mesh
-from tools.bench.tunnels.stage import SAS_TO_A_PEER, Stage, addresses, soon, write_secret
+from tools.bench.tunnels.stage import (
+    SAS_TO_A_PEER,
+    SaEvents,
+    Stage,
+    addresses,
+    soon,
+    write_secret,
+)
 from tools.lab.container import PROJECT, CommandError, LabError
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
@@ -266,10 +273,13 @@ def _one_more(
     limit_s: float,
 ) -> None:
     usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
-    start = time.monotonic()
-    contender.encrypt(stage, [remote])
-    soon(lambda: len(stage.spis(remote)) >= SAS_TO_A_PEER, limit_s, "one more tunnel up")
-    row.values[f"{name}_s"] = _since(start)
+    with SaEvents(stage.hub) as events:
+        start = time.monotonic()
+        contender.encrypt(stage, [remote])
+        events.wait(
+            lambda: len(stage.spis(remote)) >= SAS_TO_A_PEER, limit_s, "one more tunnel up"
+        )
+        row.values[f"{name}_s"] = _since(start)
     if usage is not None:
         row.values[f"{name}_cpu_s"] = round(usage.cpu_s(), 2)
 
@@ -280,21 +290,23 @@ def _one_changed(
     write_secret(stage.peers, (remote, stage.hub.ipv4))
     stage.peers.whack("--rereadsecrets")
     before = stage.spis(remote)
-    start = time.monotonic()
-    contender.change(stage, remote)
-    soon(
-        lambda: len(stage.spis(remote) - before) >= len(before),
-        limit_s,
-        "new SAs with the new secret",
-    )
-    row.values["one_changed_s"] = _since(start)
+    with SaEvents(stage.hub) as events:
+        start = time.monotonic()
+        contender.change(stage, remote)
+        events.wait(
+            lambda: len(stage.spis(remote) - before) >= len(before),
+            limit_s,
+            "new SAs with the new secret",
+        )
+        row.values["one_changed_s"] = _since(start)
 
 
 def _one_less(stage: Stage, contender: Contender, remote: str, row: Row, limit_s: float) -> None:
-    start = time.monotonic()
-    contender.remove(stage, remote)
-    soon(lambda: not stage.spis(remote), limit_s, "the SAs are gone")
-    row.values["one_less_s"] = _since(start)
+    with SaEvents(stage.hub) as events:
+        start = time.monotonic()
+        contender.remove(stage, remote)
+        events.wait(lambda: not stage.spis(remote), limit_s, "the SAs are gone")
+        row.values["one_less_s"] = _since(start)
 
 
 def _restart(stage: Stage, contender: Contender, row: Row) -> None:

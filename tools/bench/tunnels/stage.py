@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tools.bench.tunnels.database import BRIDGE, Database
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
+from tools.lab.netns import socket_in
 from tools.lab.node import Node
 
 PSK = "bench bench bench bench"
@@ -19,6 +24,11 @@ SAS_TO_A_PEER = 2
 STATES_OF_A_TUNNEL = 2 * SAS_TO_A_PEER
 """Two child SAs, each one state in and one out."""
 _SYSCTLS = Path("/proc/sys/net")
+_NETLINK_XFRM, _XFRMGRP_SA = 6, 4  # linux/netlink.h, linux/xfrm.h
+_EVENT_BYTES = 1 << 16
+_BURST_S = 0.001
+_UNHEARD_S = 0.5
+"""Ask again after so long even if nothing was heard."""
 _UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
 
 
@@ -58,19 +68,22 @@ class Stage:
             words: list[str] = []
             for remote in remotes[start : start + 100]:
                 name = port_name(remote)
-                words += ["--", "add-port", "br0", name]
+                words += ["--", "add-port", BRIDGE, name]
                 words += ["--", "set", "port", name, "protected=true"]
                 words += ["--", "set", "interface", name, "type=geneve"]
                 words += [f"options:remote_ip={remote}", "options:key=flow"]
             self.hub.vsctl("--no-wait", *words[1:])
 
-    def encrypt(self, remotes: Iterable[str]) -> None:
-        """Ask for IPsec on these ports, in one transaction."""
-        words: list[str] = []
-        for remote in remotes:
-            words += ["--", "set", "interface", port_name(remote), f'options:psk="{PSK}"']
-            words += [f"options:ipsec_ike={IKE}"]
-        self.hub.vsctl("--no-wait", *words[1:])
+    def encrypt(self, remotes: Iterable[str], psk: str = PSK) -> None:
+        """Ask for IPsec on these ports, or for another secret, in one transaction."""
+        options = {"psk": psk, "ipsec_ike": IKE}
+        with Database(self.hub) as database:
+            database.set_options({port_name(remote): options for remote in remotes})
+
+    def remove(self, remote: str) -> None:
+        """Take the port away."""
+        with Database(self.hub) as database:
+            database.remove_port(port_name(remote))
 
     def loaded(self) -> int:
         """Connections that the hub's pluto was ever given, as its log has it.
@@ -96,6 +109,35 @@ class Stage:
             timeout_s,
             f"{tunnels} tunnels up",
         )
+
+
+class SaEvents:
+    """Waits for changes of a node's SAs, told by the kernel: whoever asks all the time takes the
+    one core away from what it waits for. A context manager."""
+
+    def __init__(self, node: Node) -> None:
+        self._socket = socket_in(node.netns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM)
+        self._socket.bind((0, _XFRMGRP_SA))
+
+    def __enter__(self) -> SaEvents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Until it holds, which is asked after each change. TimeoutError names ``what``."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{what}: not within {timeout_s:g} s")
+            self._socket.settimeout(_UNHEARD_S)
+            with contextlib.suppress(TimeoutError):
+                self._socket.recv(_EVENT_BYTES)
+                # Of a change, the kernel tells state by state.
+                self._socket.settimeout(_BURST_S)
+                while True:
+                    self._socket.recv(_EVENT_BYTES)
 
 
 def soon(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
