@@ -100,9 +100,10 @@ class Daemon:
             pid = int((self.paths.run_dir / "pluto.pid").read_text())
         except FileNotFoundError:
             return
-        os.kill(pid, signal.SIGKILL)
+        # Before the signal: afterwards it may be gone already, and its number nobody's.
         gone = os.pidfd_open(pid)
         try:
+            signal.pidfd_send_signal(gone, signal.SIGKILL)
             assert select.select([gone], [], [], 10.0)[0], "pluto did not end"
         finally:
             os.close(gone)
