@@ -306,6 +306,7 @@ class Libreswan:
         with the next steps."""
         if self._secrets_stale:
             with contextlib.suppress(DriverError):
+                self._store.forget_keys()
                 self._pluto.reread_secrets()
                 self._secrets_stale = False
 

@@ -1,4 +1,4 @@
-"""Our files in libreswan's configuration: one per tunnel, an index, never a partial one.
+"""Our files in libreswan's configuration: one per tunnel, their keys, never a partial one.
 
 A file is ours when it starts with our header (index) or lies in our own directory. How a
 restarted agent knows: by the record line in each per-tunnel file.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_adopt as adopt
 from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.drivers.libreswan_secrets import SecretsFile
+from ovn_ipsec.drivers.private_files import install, write_beside
 from ovn_ipsec.errors import DriverError, ObservationError
 from ovn_ipsec.model.conns import InstalledTunnel
 
@@ -78,11 +80,11 @@ class LibreswanPaths:
 
 @dataclass(frozen=True, slots=True)
 class TunnelFiles:
-    """What the two files of a tunnel must hold."""
+    """What a tunnel's file must hold, and its line in the file of keys, if any."""
 
     tunnel: str
     conf: str
-    secrets: str | None
+    secret: str | None
 
 
 class TunnelStore:
@@ -94,6 +96,7 @@ class TunnelStore:
         self._legacy: dict[str, InstalledTunnel] = {}
         self._warnings: dict[str, str] = {}
         self._laid_out = False
+        self._secrets = SecretsFile(paths.tunnels_dir)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -115,43 +118,61 @@ class TunnelStore:
     def write(self, files: Iterable[TunnelFiles]) -> tuple[dict[str, str], bool]:
         """Install tunnels' files; returns tunnel -> error, and whether a secret changed.
 
-        A tunnel's old files stay untouched when its new ones cannot be written.
+        A tunnel's old file stays untouched when its new one, or the keys, cannot be written.
+        Raises ObservationError as ``installed``.
         """
         errors: dict[str, str] = {}
-        wanted = list(files)
+        self.installed()
         self._layout()
-        staged: list[tuple[TunnelFiles, list[tuple[Path, Path]]]] = []
-        for item in wanted:
+        staged: list[tuple[TunnelFiles, Path]] = []
+        for item in files:
             try:
-                staged.append((item, self._stage(item)))
+                staged.append((item, write_beside(self._file(item.tunnel), item.conf)))
             except OSError as error:
                 errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
-        changed = False
-        for item, moves in staged:
+        if not staged:
+            return errors, False
+        lines = {text.file_stem(item.tunnel): item.secret for item, _ in staged}
+        try:
+            changed = self._secrets.change(lines)
+        except OSError as error:
+            why = _os_message("written", self._paths.tunnels_dir, error)
+            for item, temporary in staged:
+                temporary.unlink(missing_ok=True)
+                errors[item.tunnel] = why
+            return errors, False
+        for item, temporary in staged:
             try:
-                changed = self._commit(item, moves) or changed
+                self._commit(item, temporary)
             except OSError as error:
-                _discard(moves)
                 errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
-        if staged:
-            _sync_dir(self._paths.tunnels_dir)
+        _sync_dir(self._paths.tunnels_dir)
         return errors, changed
 
     def remove(self, tunnel: str) -> bool:
-        """Delete a tunnel's files; True when a secret went. Raises DriverError."""
-        conf, secrets = self._files(tunnel)
+        """Delete a tunnel's file; True when it had a key, which is to be forgotten next.
+
+        Raises DriverError.
+        """
+        conf = self._file(tunnel)
         try:
-            # The record goes last: without it nobody would ever delete the secret.
-            had_secret = secrets.exists()
-            secrets.unlink(missing_ok=True)
+            self.installed()
             conf.unlink(missing_ok=True)
+            had_key = self._secrets.forget(text.file_stem(tunnel))
         except OSError as error:
             raise DriverError(_os_message("removed", conf, error)) from error
-        self.installed()
         if self._installed is not None:
             self._installed.pop(tunnel, None)
         self.forget_legacy(tunnel)
-        return had_secret
+        return had_key
+
+    def forget_keys(self) -> None:
+        """Write the file of keys without those of removed tunnels. Raises DriverError."""
+        try:
+            self._secrets.change({})
+        except OSError as error:
+            message = _os_message("written", self._paths.tunnels_dir, error)
+            raise DriverError(message) from error
 
     def forget_legacy(self, tunnel: str) -> None:
         """A tunnel of the original's is settled; with the last one its files become ours."""
@@ -173,6 +194,7 @@ class TunnelStore:
         except OSError as error:
             raise DriverError(_os_message("removed", paths.tunnels_dir, error)) from error
         self._installed = {}
+        self._secrets = SecretsFile(paths.tunnels_dir)
         self._laid_out = False
 
     def settle(self) -> None:
@@ -180,40 +202,24 @@ class TunnelStore:
         if not self._laid_out:
             self._layout()
 
-    def _files(self, tunnel: str) -> tuple[Path, Path]:
-        stem = text.file_stem(tunnel)
-        directory = self._paths.tunnels_dir
-        return directory / f"{stem}.conf", directory / f"{stem}.secrets"
+    def _file(self, tunnel: str) -> Path:
+        return self._paths.tunnels_dir / f"{text.file_stem(tunnel)}.conf"
 
-    def _stage(self, item: TunnelFiles) -> list[tuple[Path, Path]]:
-        moves: list[tuple[Path, Path]] = []
-        conf, secrets = self._files(item.tunnel)
+    def _commit(self, item: TunnelFiles, temporary: Path) -> None:
         try:
-            if item.secrets is not None:
-                moves.append((_write_temp(secrets, item.secrets), secrets))
-            moves.append((_write_temp(conf, item.conf), conf))
+            temporary.replace(self._file(item.tunnel))
         except OSError:
-            _discard(moves)
+            temporary.unlink(missing_ok=True)
             raise
-        return moves
-
-    def _commit(self, item: TunnelFiles, moves: list[tuple[Path, Path]]) -> bool:
-        _, secrets = self._files(item.tunnel)
-        old = secrets.read_text("ascii", "replace") if secrets.exists() else None
-        for temporary, final in moves:
-            temporary.replace(final)
-        if item.secrets is None:
-            secrets.unlink(missing_ok=True)
-        self.installed()
         if self._installed is not None:
             self._installed[item.tunnel] = text.parse_record(item.conf)
         self.forget_legacy(item.tunnel)
-        return old != item.secrets
 
     def _read_ours(self) -> dict[str, InstalledTunnel]:
         ours: dict[str, InstalledTunnel] = {}
         try:
             found = _listing(self._paths.tunnels_dir)
+            with_key = self._secrets.stems()
         except OSError as error:
             message = _os_message("read", self._paths.tunnels_dir, error)
             raise ObservationError(message) from error
@@ -225,13 +231,18 @@ class TunnelStore:
             if path.suffix != ".conf" or path.name.startswith("."):
                 continue
             try:
-                record = text.parse_record(path.read_text("utf-8"))
-                if self._files(record.name)[0] != path:
+                content = path.read_text("utf-8")
+                record = text.parse_record(content)
+                if self._file(record.name) != path:
                     raise DriverError(f"it is the file of another tunnel, {record.name!r}")
+                if text.needs_secret(content) and path.stem not in with_key:
+                    raise DriverError("its pre-shared key is missing")
                 ours[record.name] = record
             except (OSError, ValueError, DriverError) as error:
                 self._warnings[str(path)] = f"{path}: ignored and to be rewritten: {error}"
                 _LOG.warning("%s: ignored: %s", path, error)
+        # What else there is belongs to tunnels whose removal was cut short.
+        self._secrets.keep_only({text.file_stem(name) for name in ours})
         return ours
 
     def _read_legacy(self) -> dict[str, InstalledTunnel]:
@@ -257,6 +268,7 @@ class TunnelStore:
             self._lay_index(self._index(paths.index_conf, "conf"), paths.root_conf, "conf")
             secrets = self._index(paths.index_secrets, "secrets")
             self._lay_index(secrets, paths.root_secrets, "secrets")
+            self._secrets.change({})
         except OSError as error:
             self._warnings["layout"] = _os_message("prepared", paths.tunnels_dir, error)
             return
@@ -279,7 +291,7 @@ class TunnelStore:
         present = _read(index)
         if present == "" or _is_ours(index) or (adopt.is_generated(present) and not self._legacy):
             if present != content:
-                _install(index, content)
+                install(index, content)
         elif pattern not in text.included_patterns(present):
             self._warnings[f"index-{kind}"] = (
                 f"{index}: is not ours and stays as it is; add the line 'include {pattern}', so"
@@ -295,7 +307,7 @@ class TunnelStore:
         include = str(index.parent / f"*.{kind}")
         if present == "" or (adopt.is_generated(present) and not self._legacy):
             whole = text.render_root_conf if kind == "conf" else text.render_index
-            _install(root, whole(include))
+            install(root, whole(include))
         elif not any(_covers(root, p, index) for p in text.included_patterns(present)):
             state = "still serves tunnels of" if adopt.is_generated(present) else "is not"
             whom = " ovs-monitor-ipsec" if adopt.is_generated(present) else " ours"
@@ -328,37 +340,6 @@ def _is_ours(path: Path) -> bool:
 
 def _listing(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
-
-
-def _install(path: Path, content: str) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _write_temp(path, content).replace(path)
-
-
-def _write_temp(final: Path, content: str) -> Path:
-    """A hidden file beside ``final``, mode 0600 before it has any content."""
-    temporary = final.with_name(f".{final.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        descriptor = os.open(temporary, flags, 0o600)
-    except FileExistsError:  # left by an agent that was killed
-        temporary.unlink()
-        descriptor = os.open(temporary, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except (OSError, ValueError):
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _discard(moves: Iterable[tuple[Path, Path]]) -> None:
-    for temporary, _ in moves:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _sync_dir(directory: Path) -> None:

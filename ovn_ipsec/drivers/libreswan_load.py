@@ -144,9 +144,9 @@ def render_load(step: AddConnection | ReplaceConnection) -> Load:
 
 
 def render_files(tunnel: str, version: int, config: TunnelConfig) -> TunnelFiles:
-    """The tunnel's own files. Raises DriverError as above."""
+    """What is written of the tunnel. Raises DriverError as above."""
     return TunnelFiles(
         tunnel=tunnel,
         conf=text.render_tunnel(tunnel, version, config),
-        secrets=text.render_secrets(tunnel, config),
+        secret=text.render_secret(tunnel, config),
     )

@@ -125,8 +125,8 @@ def _shared_lines(tunnel: str, config: TunnelConfig) -> list[str]:
     return [f"\t{key}={_value_word(tunnel, key, value)}" for key, value in pairs]
 
 
-def render_secrets(tunnel: str, config: TunnelConfig) -> str | None:
-    """The secrets file of one tunnel, or None when it has no secret. Raises DriverError."""
+def render_secret(tunnel: str, config: TunnelConfig) -> str | None:
+    """A tunnel's line of ipsec.secrets(5), or None when it has no secret. Raises DriverError."""
     if not isinstance(config.auth, PskAuth):
         return None
     # Hex needs no quoting, and equals the quoted text that other programs write for the same
@@ -137,7 +137,7 @@ def render_secrets(tunnel: str, config: TunnelConfig) -> str | None:
             f"tunnel {tunnel}: the PSK has {len(psk)} bytes; libreswan takes 1 to {MAX_PSK_BYTES}"
         )
     local, remote = _address(tunnel, config.local), _address(tunnel, config.remote)
-    return f"{HEADER}\n{local} {remote} : PSK 0x{psk.hex()}\n"
+    return f"{local} {remote} : PSK 0x{psk.hex()}"
 
 
 def hide_secrets(text: str) -> str:
@@ -165,6 +165,11 @@ def parse_record(text: str) -> InstalledTunnel:
         raise DriverError("its connections are missing")
     peer = _PEER.search(text)
     return InstalledTunnel(name, version, digest, peer_name=peer[1] if peer else None)
+
+
+def needs_secret(text: str) -> bool:
+    """Whether the connections of this per-tunnel file authenticate by pre-shared key."""
+    return "\tauthby=secret\n" in text
 
 
 def included_patterns(text: str) -> tuple[str, ...]:

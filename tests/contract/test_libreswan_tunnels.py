@@ -88,12 +88,14 @@ def test_secrets_of_dropped_tunnels_are_forgotten_with_one_command(
     remotes = ("10.91.0.4", "10.91.0.5")
     driver.apply([AddConnection(f"t{i}", 1, config(r)) for i, r in enumerate(remotes)])
     loaded = (daemon.base / "log").read_text()
-    assert 'loading secrets from "' + str(daemon.paths.tunnels_dir / "t0.secrets") in loaded
+    keys = daemon.paths.tunnels_dir / "all.tunnels.secrets"
+    assert f'loading secrets from "{keys}' in loaded
     drops = [DropConnection(f"t{i}", (f"t{i}-in-1", f"t{i}-out-1")) for i in range(len(remotes))]
     assert errors(driver.apply(drops)) == [None, None]
     since = (daemon.base / "log").read_text().removeprefix(loaded)
     assert since.count("forgetting secrets") == 1
-    assert "t0.secrets" not in since
+    assert not keys.exists()
+    assert str(keys) not in since
 
 
 def test_cleanup_removes_ours_and_nothing_else(daemon: Daemon, driver: Libreswan) -> None:
@@ -148,7 +150,7 @@ def test_a_restarted_pluto_loads_and_starts_everything_without_an_agent(
     assert not driver.observe().running
     peer.start()
     mirrored = config(LOCAL, local=PEER, psk="a secret")
-    secrets = text.render_secrets("t", mirrored)
+    secrets = text.render_secret("t", mirrored)
     peer.load(text.render_connections("t", 1, mirrored), secrets or "")
     daemon.start()
     wait_until(partial(established, driver), WITHIN_S, "the IKE SA is established")

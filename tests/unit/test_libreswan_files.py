@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
-from ovn_ipsec.errors import DriverError
+from ovn_ipsec.drivers.libreswan_secrets import SecretsFile
 from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig
 from tests.unit.test_libreswan_text import GENERATED_CONF, GENERATED_SECRETS
 
 CONFIG = TunnelConfig(Protocol.UDP, 6081, "10.0.0.1", "10.0.0.2", PskAuth(Secret("x")), ())
 
 
+KEYS = "all.tunnels.secrets"
+
+
+def keys(paths: LibreswanPaths) -> str:
+    return (paths.tunnels_dir / KEYS).read_text()
+
+
 def files(tunnel: str) -> TunnelFiles:
     return TunnelFiles(
-        tunnel, text.render_tunnel(tunnel, 3, CONFIG), text.render_secrets(tunnel, CONFIG)
+        tunnel, text.render_tunnel(tunnel, 3, CONFIG), text.render_secret(tunnel, CONFIG)
     )
 
 
@@ -36,7 +46,7 @@ def test_files_are_private_and_the_distributions_own_stay(tmp_path: Path) -> Non
     store = TunnelStore(paths)
     assert store.write([files("t"), files("../../x")]) == ({}, True)
     written = list(paths.tunnels_dir.iterdir())
-    assert len(written) == 4
+    assert len(written) == 3
     assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
     assert paths.tunnels_dir.stat().st_mode & 0o777 == 0o700
     assert (paths.root_conf.read_text(), paths.root_secrets.read_text()) == before
@@ -105,19 +115,74 @@ def test_damaged_and_half_written_files_are_absent_and_reported(tmp_path: Path) 
     assert not (paths.tunnels_dir / ".zz.new").exists()
 
 
-def test_removal_that_is_cut_short_leaves_the_record_and_is_repeated(tmp_path: Path) -> None:
+def test_removal_that_is_cut_short_leaves_no_key_behind(tmp_path: Path) -> None:
     paths = stock(tmp_path)
-    TunnelStore(paths).write([files("t")])
-    secrets = paths.tunnels_dir / "t.secrets"
-    kept = secrets.read_text()
-    secrets.unlink()
-    (secrets / "in-the-way").mkdir(parents=True)
-    with pytest.raises(DriverError):
-        TunnelStore(paths).remove("t")
-    (secrets / "in-the-way").rmdir()
-    secrets.rmdir()
-    secrets.write_text(kept)
+    TunnelStore(paths).write([files("t"), files("u")])
+    assert TunnelStore(paths).remove("t")
+    assert "# tunnel t\n" in keys(paths)
     restarted = TunnelStore(paths)
-    assert list(restarted.installed()) == ["t"]
-    assert restarted.remove("t")
+    assert list(restarted.installed()) == ["u"]
+    restarted.settle()
+    assert "# tunnel t\n" not in keys(paths)
+    assert restarted.remove("u")
+    restarted.forget_keys()
     assert list(paths.tunnels_dir.iterdir()) == []
+
+
+def test_keys_that_cannot_be_written_leave_tunnels_as_they_were(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    store = TunnelStore(paths)
+    store.write([files("t")])
+    before = {path.name: path.read_text() for path in paths.tunnels_dir.iterdir()}
+    in_the_way = paths.tunnels_dir / f".{KEYS}.new"
+    in_the_way.mkdir()
+    errors, changed = store.write([files("u")])
+    assert "cannot be written" in errors["u"]
+    assert not changed
+    in_the_way.rmdir()
+    assert {path.name: path.read_text() for path in paths.tunnels_dir.iterdir()} == before
+    assert store.write([files("u")]) == ({}, True)
+    assert set(TunnelStore(paths).installed()) == {"t", "u"}
+
+
+def test_a_tunnel_whose_key_is_lost_counts_as_absent_with_a_reason(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    TunnelStore(paths).write([files("t"), files("u")])
+    lines = keys(paths).splitlines(keepends=True)
+    (paths.tunnels_dir / KEYS).write_text("".join(lines[:3]))
+    again = TunnelStore(paths)
+    assert list(again.installed()) == ["t"]
+    (warning,) = again.warnings
+    assert "u.conf" in warning and "pre-shared key is missing" in warning
+
+
+def test_keys_in_a_file_for_each_tunnel_are_taken_over(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    TunnelStore(paths).write([files("t"), files("u")])
+    line = text.render_secret("t", CONFIG)
+    (paths.tunnels_dir / KEYS).unlink()
+    for name in ("t", "u"):
+        (paths.tunnels_dir / f"{name}.secrets").write_text(f"{text.HEADER}\n{line}\n")
+    store = TunnelStore(paths)
+    assert set(store.installed()) == {"t", "u"}
+    assert store.write([files("v")]) == ({}, True)
+    assert [path.name for path in paths.tunnels_dir.glob("*.secrets")] == [KEYS]
+    for name in ("t", "u", "v"):
+        assert f"# tunnel {name}\n{line}\n" in keys(paths)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=30)))
+def test_keys_of_any_tunnels_are_read_back_as_they_were_written(
+    psks: dict[str, str],
+) -> None:
+    with TemporaryDirectory() as directory:
+        lines = {
+            text.file_stem(name): text.render_secret(
+                name, replace(CONFIG, auth=PskAuth(Secret(psk)))
+            )
+            for name, psk in psks.items()
+        }
+        assert SecretsFile(Path(directory)).change(lines) == bool(lines)
+        again = SecretsFile(Path(directory))
+        assert again.stems() == lines.keys()
+        assert not again.change(dict(lines))

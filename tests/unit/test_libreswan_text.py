@@ -64,7 +64,7 @@ def test_a_certificate_tunnel_names_both_identities_and_no_secret() -> None:
     for line in ("leftid=@left", "rightid=@right", "leftcert=ovs_certkey_left"):
         assert f"\t{line}\n" in written
     assert "rightcert" not in written
-    assert text.render_secrets("t", made) is None
+    assert text.render_secret("t", made) is None
 
 
 @pytest.mark.parametrize(

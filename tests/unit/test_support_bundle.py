@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovn_ipsec.drivers.libreswan_text import render_secrets
+from ovn_ipsec.drivers.libreswan_text import render_secret
 from ovn_ipsec.errors import OvnIpsecError
 from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig
 from ovn_ipsec.support import bundle
@@ -57,7 +57,7 @@ class FakeNode:
         config = TunnelConfig(
             Protocol.UDP, 6081, "192.0.2.1", "192.0.2.7", PskAuth(Secret(PSK)), ()
         )
-        self.write("etc/ipsec.d/ovn-ipsec/tun.secrets", render_secrets("tun", config) or "")
+        self.write("etc/ipsec.d/ovn-ipsec/all.tunnels.secrets", render_secret("tun", config) or "")
         self.write("etc/ipsec.secrets", f'192.0.2.1 192.0.2.9 : PSK "{FOREIGN_PSK}"\n')
         self.write("etc/openvswitch/keys/ipsec-privkey.pem", self.key)
         self.write("var/lib/ovn-ipsec/join-token", TOKEN + "\n")
@@ -109,7 +109,7 @@ def test_no_secret_of_the_node_is_in_it_in_any_form(fake: FakeNode, tmp_path: Pa
     assert "the end" in found["files/var/log/pluto.log"]
     assert "left=192.0.2.1" in found["files/etc/ipsec.conf"]
     assert "JOIN_TOKEN" in found["system/environment"]
-    assert "tun.secrets" in found["system/secret-files"]
+    assert "all.tunnels.secrets" in found["system/secret-files"]
 
 
 def test_dead_agent_is_named_and_the_rest_is_there(fake: FakeNode, tmp_path: Path) -> None:
