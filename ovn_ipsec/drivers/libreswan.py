@@ -50,6 +50,10 @@ from ovn_ipsec.model.steps import (
 
 _OWN_LOAD_WAIT_S = 10.0
 _OWN_LOAD_POLL_S = 0.02
+_PROOF_S = 2.0
+_PROOF_EACH_S = 0.02
+"""So long, and so much longer for each of them, connections that begin together may lack an SA
+before pluto is asked whether it has them: to list 1,000 takes it half a second."""
 
 
 @dataclass(slots=True)
@@ -63,6 +67,10 @@ class _Seen:
     doubtful: bool = True
     unproven: frozenset[str] = frozenset()
     """Loaded, but not known whether pluto finds an end of them here: an SA is the proof."""
+    proof_by_s: float = 0.0
+    """When pluto is asked about those that still lack one."""
+    missed: frozenset[str] = frozenset()
+    """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
     policies: frozenset[KernelPolicy] | None = None
     states: tuple[KernelState, ...] = ()
@@ -208,8 +216,9 @@ class Libreswan:
         with_sa = _names(children) | _names(ikes)
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
-        unproven, seen.unproven = seen.unproven - with_sa, frozenset()
-        if full or lost or unproven or seen.doubtful or seen.generation != generation:
+        seen.unproven -= with_sa
+        overdue = bool(seen.unproven) and time.monotonic() >= seen.proof_by_s
+        if full or lost or overdue or seen.doubtful or seen.generation != generation:
             status = self._read_connections(dialect)
             if full:
                 self._details = parse_details(status, dialect)
@@ -228,8 +237,11 @@ class Libreswan:
     def _read_connections(self, dialect: Dialect) -> str:
         """Which are loaded, from pluto's whole status, which is returned."""
         status = self._pluto.whack("--status")
-        self._seen.connections = parse_connections(status, dialect)
-        self._seen.doubtful = False
+        seen = self._seen
+        seen.connections = parse_connections(status, dialect)
+        seen.missed = seen.unproven - seen.connections.names
+        seen.unproven = frozenset()
+        seen.doubtful = False
         return status
 
     def _await_loaded(self) -> None:
@@ -251,7 +263,11 @@ class Libreswan:
         if loads:
             try:
                 self._loader.load(
-                    list(loads.values()), self._seen.generation, self._delete, self._confirm
+                    list(loads.values()),
+                    self._seen.generation,
+                    self._delete,
+                    confirm=self._confirm,
+                    assume=self._assume,
                 )
             except DriverError as error:
                 for load in loads.values():
@@ -269,7 +285,19 @@ class Libreswan:
         for name in names:
             if name not in answers:
                 answers[name] = self._pluto.ask(name)
-        loaded = frozenset(name for name in names if not is_unknown(answers[name]))
+        return self._note_loaded(name for name in names if not is_unknown(answers[name]))
+
+    def _assume(self, names: Collection[str]) -> frozenset[str]:
+        """Which of ``names``, a crowd that pluto begins by itself, it has: all, until their time
+        is up, but for those of which that was wrong before."""
+        seen = self._seen
+        if seen.doubtful or not seen.missed.isdisjoint(names):
+            return self._confirm(names, ())
+        seen.proof_by_s = time.monotonic() + _PROOF_S + _PROOF_EACH_S * len(names)
+        return self._note_loaded(names)
+
+    def _note_loaded(self, names: Iterable[str]) -> frozenset[str]:
+        seen, loaded = self._seen, frozenset(names)
         known = seen.connections
         seen.connections = LoadedConnections(known.names | loaded, known.unoriented - loaded)
         seen.unproven |= loaded
@@ -354,6 +382,7 @@ class Libreswan:
         known = self._seen.connections
         self._seen.connections = LoadedConnections(known.names - {name}, known.unoriented - {name})
         self._seen.with_sa -= {name}
+        self._seen.unproven -= {name}
 
     def _each(
         self,

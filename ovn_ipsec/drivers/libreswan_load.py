@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ovn_ipsec.drivers import libreswan_text as text
@@ -46,12 +46,15 @@ class Loader:
         loads: Sequence[Load],
         generation: str,
         drop: Callable[[str], None],
+        *,
         confirm: Callable[[Collection[str], Collection[str]], frozenset[str]],
+        assume: Callable[[Collection[str]], frozenset[str]],
     ) -> None:
         """Load them all; each one's ``error`` says what came of it.
 
-        ``generation`` is of the pluto that runs, ``drop`` takes a connection from it, and
-        ``confirm`` begins those of its second argument and asks which of its first pluto has.
+        ``generation`` is of the pluto that runs, ``drop`` takes a connection from it, ``confirm``
+        begins those of its second argument and asks which of its first pluto has, and ``assume``
+        tells what to think of a crowd that addconn had nothing against.
         Raises DriverError: the loads without an error of their own have failed with it.
         """
         self._check(loads, generation)
@@ -70,9 +73,15 @@ class Loader:
         # With --autoall what says auto=start is initiated at once and asynchronously; what is
         # not in the batch is left alone.
         said = self._pluto.addconn(batch, *(names if singly else ["--autoall"]))
-        leads = [load for load in good if load.step.config.lead] if singly else []
-        begun = {name for load in leads for name in load.names}
-        self._confirm(good, confirm(names, begun), said.stdout + said.stderr)
+        reasons = parse_load_errors(said.stdout + said.stderr)
+        if singly:
+            leads = [load for load in good if load.step.config.lead]
+            loaded = confirm(names, {name for load in leads for name in load.names})
+        elif reasons:
+            loaded = confirm(names, ())
+        else:
+            loaded = assume(names)
+        self._judge(good, loaded, reasons)
 
     def _signs(self) -> bool:
         """Whether pluto may be about to sign, for a tunnel that authenticates by certificate.
@@ -118,8 +127,9 @@ class Loader:
         if secret_changed:
             self._pluto.reread_secrets()
 
-    def _confirm(self, loads: Iterable[Load], loaded: frozenset[str], said: str) -> None:
-        reasons = parse_load_errors(said)
+    def _judge(
+        self, loads: Iterable[Load], loaded: frozenset[str], reasons: Mapping[str, str]
+    ) -> None:
         for load in loads:
             missing = [name for name in load.names if name not in loaded]
             if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -60,9 +61,39 @@ def test_a_few_loads_are_confirmed_by_name_and_what_pluto_cannot_orient_is_notic
     assert driver.observe().loaded == {"t-in-1", "t-out-1"}
     assert errors(driver.apply([AddConnection("u", 1, UNREACHED)])) == [None]
     assert driver.observe().unoriented == {"u-in-1", "u-out-1"}
+
+
+def test_a_crowd_is_taken_for_loaded_and_what_lacks_an_sa_in_time_is_asked_for(
+    daemon: Daemon, driver: Libreswan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    whack, late_s = Pluto.whack, 0.0
+
+    def noted(pluto: Pluto, *words: str) -> str:
+        asked.extend(words)
+        return whack(pluto, *words)
+
+    driver.observe()
+    monkeypatch.setattr(Pluto, "whack", noted)
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + late_s)
     many = [AddConnection(f"m{n}", 1, config(f"10.91.1.{n}")) for n in range(1, 11)]
+    wanted = {f"{step.tunnel}-{role}-1" for step in many for role in ("in", "out")}
     assert errors(driver.apply(many)) == [None] * len(many)
-    assert len(driver.observe().loaded) == 24
+    assert driver.observe().loaded == wanted
+    assert "--status" not in asked
+    # Gone without our knowing: as if pluto had refused them, which 4.10 tells nobody.
+    daemon.whack("--name", "m3-in-1", "--delete")
+    assert driver.observe().loaded == wanted
+    late_s = 60.0
+    assert driver.observe().loaded == wanted - {"m3-in-1"}
+    asked.clear()
+    assert driver.observe().loaded == wanted - {"m3-in-1"}
+    assert "--status" not in asked
+    # Of these only pluto's word counts now.
+    assert errors(driver.apply(many)) == [None] * len(many)
+    assert "--status" in asked
+    assert driver.observe().loaded == wanted
 
 
 def test_a_replaced_tunnel_has_only_its_new_connections_and_foreign_ones_stay(
