@@ -1,4 +1,8 @@
-"""What a tunnel carries: in plain Geneve, through static states, and through our connections."""
+"""What a tunnel carries: in plain Geneve, through static states, and through our connections.
+
+And what is the least that a guard can cost: static states behind two hooks of one rule each, once,
+and twice, as a guard must stand that ``flush ruleset`` does not open.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,21 @@ _BLOCK_BYTES = 1 << 18
 _SMALL_BYTES = 64
 _WAYS = (("udp", "6081", "udp", ""), ("udp", "", "udp", "6081"))
 _GUARDED = "--guard-on-unknown=enforce"
+_LEAST_GUARD = """table inet {name} {{
+    chain out {{
+        type filter hook postrouting priority 300
+        udp dport 6081 rt ipsec missing drop
+    }}
+    chain in {{
+        type filter hook input priority 0
+        udp dport 6081 meta ipsec missing drop
+    }}
+}}
+"""
+_OURS = "ovn-ipsec"
+_TABLES = {"plaintext": 0, "static": 0, "static, least guard": 1, "static, least guard twice": 2}
+"""How many tables of the least guard each kind has that is not ours."""
+KINDS = (*_TABLES, _OURS)
 
 
 def measure_data_plane(lab: Lab, seconds: float) -> dict[str, dict[str, float]]:
@@ -28,7 +47,7 @@ def measure_data_plane(lab: Lab, seconds: float) -> dict[str, dict[str, float]]:
 
     The kinds take turns, so that a machine that becomes slower does so for all of them.
     """
-    pairs = {kind: _pair(lab, kind) for kind in ("plaintext", "static", "ovn-ipsec")}
+    pairs = {kind: _pair(lab, kind) for kind in KINDS}
     lab.wire.close()  # it would copy every packet
     bulk: dict[str, list[float]] = {kind: [] for kind in pairs}
     small: dict[str, list[float]] = {kind: [] for kind in pairs}
@@ -46,8 +65,9 @@ def measure_data_plane(lab: Lab, seconds: float) -> dict[str, dict[str, float]]:
 
 
 def _pair(lab: Lab, kind: str) -> tuple[Node, Node]:
-    one, other = lab.overlay(f"{kind}-1", f"{kind}-2")
-    if kind == "ovn-ipsec":
+    name = f"pair{KINDS.index(kind)}"
+    one, other = lab.overlay(f"{name}-1", f"{name}-2")
+    if kind == _OURS:
         for node in (one, other):
             node.start_pluto()
             node.start_agent(_GUARDED)
@@ -55,8 +75,11 @@ def _pair(lab: Lab, kind: str) -> tuple[Node, Node]:
         wait_until(lambda: min(one.sa_count(), other.sa_count()) >= 4, 60, "encrypted")
     else:
         lab.connect(one, other)
-        if kind == "static":
+        if kind != "plaintext":
             _static_states(one, other)
+        for node in (one, other):
+            for number in range(_TABLES[kind]):
+                node.run(["nft", "-f", "-"], stdin=_LEAST_GUARD.format(name=f"least{number}"))
     wait_until(lambda: one.ping(other.inner_ipv4), 30, f"{kind}: the overlay carries traffic")
     return one, other
 

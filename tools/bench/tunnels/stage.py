@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tools.bench.tunnels.database import BRIDGE, Database
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
-from tools.lab.netns import socket_in
 from tools.lab.node import Node
 
 PSK = "bench bench bench bench"
@@ -24,11 +20,6 @@ SAS_TO_A_PEER = 2
 STATES_OF_A_TUNNEL = 2 * SAS_TO_A_PEER
 """Two child SAs, each one state in and one out."""
 _SYSCTLS = Path("/proc/sys/net")
-_NETLINK_XFRM, _XFRMGRP_SA = 6, 4  # linux/netlink.h, linux/xfrm.h
-_EVENT_BYTES = 1 << 16
-_BURST_S = 0.001
-_UNHEARD_S = 0.5
-"""Ask again after so long even if nothing was heard."""
 _UDP = {"in": ("udp/6081", "udp"), "out": ("udp", "udp/6081")}
 
 
@@ -92,15 +83,12 @@ class Stage:
         """
         return self.hub.pluto_log().count(": added IKEv2 connection")
 
-    def spis(self, remote: str) -> set[str]:
+    def spis(self, remote: str) -> set[int]:
         """Of the hub's SAs to this peer, which pluto installs together with those from it."""
         ends = ["src", self.hub.ipv4, "dst", remote]
         lines = self.hub.run(["ip", "xfrm", "state", "list", "nokeys", *ends]).splitlines()
-        return {
-            line.split(" spi ")[1].split()[0]
-            for line in lines
-            if " spi 0x" in line and " 0x00000000 " not in line
-        }
+        found = {int(line.split(" spi ")[1].split()[0], 16) for line in lines if " spi 0x" in line}
+        return found - {0}
 
     def wait_up(self, tunnels: int, timeout_s: float) -> None:
         """Until the hub's kernel has every SA of so many tunnels."""
@@ -109,35 +97,6 @@ class Stage:
             timeout_s,
             f"{tunnels} tunnels up",
         )
-
-
-class SaEvents:
-    """Waits for changes of a node's SAs, told by the kernel: whoever asks all the time takes the
-    one core away from what it waits for. A context manager."""
-
-    def __init__(self, node: Node) -> None:
-        self._socket = socket_in(node.netns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM)
-        self._socket.bind((0, _XFRMGRP_SA))
-
-    def __enter__(self) -> SaEvents:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Until it holds, which is asked after each change. TimeoutError names ``what``."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{what}: not within {timeout_s:g} s")
-            self._socket.settimeout(_UNHEARD_S)
-            with contextlib.suppress(TimeoutError):
-                self._socket.recv(_EVENT_BYTES)
-                # Of a change, the kernel tells state by state.
-                self._socket.settimeout(_BURST_S)
-                while True:
-                    self._socket.recv(_EVENT_BYTES)
 
 
 def soon(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
