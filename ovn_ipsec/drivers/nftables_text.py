@@ -119,10 +119,15 @@ def _listing(pairs: Iterable[tuple[str, Json]]) -> Listing:
 
 
 def _ordered(value: Any) -> Any:
-    """The same expression with the members of its anonymous sets in one fixed order."""
+    """The same expression as we write it, the members of its anonymous sets in one fixed order."""
     if value == _SENT_BY_A_SOCKET_AS_LISTED:
         return SENT_BY_A_SOCKET
     if isinstance(value, dict):
+        match value:
+            # nft 1.0 takes a mask of leading ones for a prefix.
+            case {"left": {"meta": what}, "right": {"prefix": {"addr": number, "len": ones}}}:
+                mask = ~((1 << (32 - ones)) - 1) & 0xFFFFFFFF
+                value = value | {"left": {"&": [{"meta": what}, mask]}, "right": number}
         return {
             key: sorted(item, key=str) if key == "set" else _ordered(item)
             for key, item in value.items()

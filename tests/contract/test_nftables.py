@@ -96,6 +96,13 @@ def test_any_guard_is_found_as_it_was_put(guard: Guard, kept: Path) -> None:
     assert (seen.mode, seen.digest) == (guard.mode, guard.digest)
 
 
+@pytest.mark.parametrize("mark", [(0, 0xFFFFFFFC), (1 << 31, 1 << 31), (0xFF00, 0xFF00), (2, 2)])
+def test_mark_with_any_mask_is_found_as_it_was_put(mark: tuple[int, int], kept: Path) -> None:
+    marked = replace(CLOSED, skb_mark=mark)
+    put(Nftables(kept), marked)
+    assert Nftables(kept).observe().digest == marked.digest
+
+
 def test_without_a_table_none_is_present(kept: Path) -> None:
     seen = Nftables(kept).observe()
     assert (seen.present, seen.intact, seen.digest) == (False, False, None)
