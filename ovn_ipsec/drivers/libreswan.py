@@ -315,7 +315,8 @@ class Libreswan:
                     errors[index] = str(error)
         if files:
             try:
-                failed, _ = self._store.write(files.values())
+                failed, key_changed = self._store.write(files.values())
+                self._secrets_stale |= key_changed
             except DriverError as error:
                 failed = {item.tunnel: str(error) for item in files.values()}
             errors.update({i: failed.get(item.tunnel) for i, item in files.items()})

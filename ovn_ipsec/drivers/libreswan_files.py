@@ -11,7 +11,7 @@ import fnmatch
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovn_ipsec.drivers import libreswan_adopt as adopt
@@ -236,7 +236,8 @@ class TunnelStore:
                 if self._file(record.name) != path:
                     raise DriverError(f"it is the file of another tunnel, {record.name!r}")
                 if text.needs_secret(content) and path.stem not in with_key:
-                    raise DriverError("its pre-shared key is missing")
+                    _LOG.warning("%s: its pre-shared key is missing and is written anew", path)
+                    record = replace(record, keyless=True)
                 ours[record.name] = record
             except (OSError, ValueError, DriverError) as error:
                 self._warnings[str(path)] = f"{path}: ignored and to be rewritten: {error}"

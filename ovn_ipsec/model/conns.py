@@ -368,6 +368,8 @@ class InstalledTunnel:
     """Only for records of the original, for adoption."""
     peer_name: str | None = None
     """Whom its connections authenticate by certificate; None with a pre-shared key."""
+    keyless: bool = False
+    """Its pre-shared key has been lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,9 @@ def plan_content(
         wanted = same_connection(record.config, config)
         if wanted and loaded == expected:
             return TunnelPlan((RecordConnection(name, record.version, config),), memory)
+    if wanted and record.keyless:
+        # pluto still has the key, perhaps: nothing but the file needs to be put right.
+        return TunnelPlan((RecordConnection(name, record.version, config),), memory)
     if not wanted:
         # the old content may have had other roles (gre to geneve): all of its names go
         old = ike.loaded(name, None)

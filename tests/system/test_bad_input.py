@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from tests.system.pairs import PSK, UP_TIMEOUT_S, encrypted_pair, settle, start_closed
+from tests.system.pairs import (
+    PSK,
+    UP_TIMEOUT_S,
+    encrypted_pair,
+    sa_serials,
+    settle,
+    start_closed,
+    wait_at_rest,
+)
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -103,6 +112,23 @@ def test_read_only_configuration_directory_is_said_and_leaves_no_partial_file(la
     assert a.run(["ls", "-A", "/etc/ipsec.d"]).strip() == ""
     a.run(["mount", "-o", "remount,rw", "/etc/ipsec.d"])
     wait_until(lambda: "Last error" not in a.appctl("tunnels/show"), 60, "it recovers")
+
+
+def test_keys_that_are_lost_while_the_agent_is_dead_are_written_again(lab: Lab) -> None:
+    with encrypted_pair(lab) as pair:
+        node = pair.a
+        node.kill_agent(9)
+        keys = node.path("/etc/ipsec.d/ovn-ipsec/all.tunnels.secrets")
+        keys.unlink()
+        node.whack("--rereadsecrets")
+        before = sa_serials(node)
+        node.start_agent(*node.agent_flags)
+        wait_until(keys.exists, 20, "the keys are there again")
+        assert wait_at_rest(pair.a, pair.b)["a"] == before
+        for name in ("tun-b-in-1", "tun-b-out-1"):
+            node.whack("--name", name, "--terminate")
+        pair.heals_within(UP_TIMEOUT_S, time.monotonic())
+        pair.assert_no_plaintext()
 
 
 def test_full_disk_leaves_no_partial_file_and_recovers(lab: Lab) -> None:

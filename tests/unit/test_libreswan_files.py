@@ -145,15 +145,18 @@ def test_keys_that_cannot_be_written_leave_tunnels_as_they_were(tmp_path: Path) 
     assert set(TunnelStore(paths).installed()) == {"t", "u"}
 
 
-def test_a_tunnel_whose_key_is_lost_counts_as_absent_with_a_reason(tmp_path: Path) -> None:
+def test_a_tunnel_whose_key_is_lost_is_known_by_that(tmp_path: Path) -> None:
     paths = stock(tmp_path)
     TunnelStore(paths).write([files("t"), files("u")])
     lines = keys(paths).splitlines(keepends=True)
     (paths.tunnels_dir / KEYS).write_text("".join(lines[:3]))
     again = TunnelStore(paths)
-    assert list(again.installed()) == ["t"]
-    (warning,) = again.warnings
-    assert "u.conf" in warning and "pre-shared key is missing" in warning
+    assert {name: record.keyless for name, record in again.installed().items()} == {
+        "t": False,
+        "u": True,
+    }
+    assert again.write([files("u")]) == ({}, True)
+    assert not again.installed()["u"].keyless
 
 
 def test_keys_in_a_file_for_each_tunnel_are_taken_over(tmp_path: Path) -> None:

@@ -136,6 +136,17 @@ def test_connections_of_the_original_are_adopted_without_reloading() -> None:
     assert world.children == children
 
 
+def test_lost_key_is_written_again_and_its_connections_stay() -> None:
+    world, want = World(), desired(a=config())
+    world.settle(want, 60)
+    children = dict(world.children)
+    (record,) = world.installed.values()
+    world.installed["a"] = replace(record, keyless=True)
+    assert world.tick(want) == (RecordConnection("a", record.version, config()),)
+    assert world.settle(want, 30) == []
+    assert world.children == children
+
+
 def test_connections_of_the_original_with_another_psk_are_replaced() -> None:
     world, conf = World(), config()
     world.load("a", 3, with_psk(conf, "old"))
