@@ -111,9 +111,11 @@ bench-kubernetes: $(STAMP)
 image:
 	$(PYTHON) -m tools.image
 
-# The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM.
+# The real programs of the lab root on this machine's own kernel, which needs nftables and XFRM. The
+# guard is another one with a newer nft.
 contract: lab-host
 	$(LAB) pytest --native tests/contract
+	$(PYTHON) -m tools.lab --root trixie --timeout $(TIMEOUT_S) pytest --native tests/contract/test_nftables.py
 
 # Debian's prometheus and promtool, and Grafana's types with a TypeScript compiler: all are put
 # below ~/.cache/ovn-ipsec once.

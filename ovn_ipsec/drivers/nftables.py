@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ LAST_KNOWN = Path("/var/lib/openvswitch/ovn-ipsec-guard.json")
 _TIMEOUT_S = 60.0
 _NAME = {"family": FAMILY, "name": TABLE}
 _REMOVE = json.dumps({"nftables": [{"add": {"table": _NAME}}, {"delete": {"table": _NAME}}]})
+_NOT_OURS = (
+    "the table belongs to an agent that runs, and nobody else can change it; stop the agent first"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +39,9 @@ class Nftables:
     """The table ``inet ovn_ipsec`` of this network namespace.
 
     With ``events`` an observation lists the table only when something was heard of it; without,
-    each time. With ``held`` an enforcing guard stands a second time, for as long as this process
-    lives; that table failing is logged and changes nothing else. With both, tuples that come and
-    go are changed in place.
+    each time. With ``held`` the table is this process's own or, where that cannot be, an enforcing
+    guard stands a second time for as long as this process lives; that failing is logged and
+    changes nothing else. With both, tuples that come and go are changed in place.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ class Nftables:
         if heard or self._seen is None:
             self._seen = None  # should the listing fail, the next observation lists again
             self._seen = self._look()
+        elif self._holding_failed and self._live is not None:
+            # The kernel tells nobody of another agent's end, which leaves the holding to us.
+            self._hold(self._live)
         seen = self._seen
         return ObservedGuard(seen.present, seen.intact, seen.mode, seen.digest, self._total())
 
@@ -98,9 +105,9 @@ class Nftables:
     def remove(self) -> None:
         """Open the guard: no table, nothing on disk. Raises DriverError."""
         self._seen = None
-        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=_REMOVE)
         if self._held is not None:
             self._held.release()
+        self._load(_REMOVE)
         self._applied = self._unsaved = None
         try:
             self._last_known.unlink(missing_ok=True)
@@ -138,7 +145,7 @@ class Nftables:
         return None
 
     def _changed(self, guard: Guard) -> bool:
-        """Change both tables where they differ; False: they have to be made anew.
+        """Change the tables where they differ; False: they have to be made anew.
 
         What nft makes of it is seen with the next observation: the kernel tells of this change as
         of any other.
@@ -150,7 +157,7 @@ class Nftables:
             return False
         self._seen = self._live = None
         try:
-            if not self._held.change_both(live, guard):
+            if not self._held.change(live, guard):
                 return False
         except DriverError as error:
             _log.info("guard: made anew, for it could not be changed in place: %s", error)
@@ -166,8 +173,10 @@ class Nftables:
         except ObservationError as error:
             # A table so strange that its counters cannot be read must be replaced all the same.
             _log.warning("guard counters are carried over as last read: %s", error)
-        text = nftables_text.render_guard(guard, self._counters)
-        self._load(text)
+        if self._held is not None and self._held.alone:
+            self._held.take(guard, self._counters)
+        else:
+            self._load(nftables_text.render_guard(guard, self._counters))
         self._applied = guard
         self._hold(guard)
         self._save(guard)
@@ -176,15 +185,16 @@ class Nftables:
         if self._held is None:
             return
         try:
-            if guard.mode in ENFORCING:
+            if self._held.alone:
+                if not self._held.holds(guard):
+                    self._held.take(guard, self._counters)
+            elif guard.mode in ENFORCING:
                 self._held.hold(guard)
             else:
                 self._held.release()
         except DriverError as error:
             if not self._holding_failed:
-                _log.warning(
-                    "guard: without its second table a flush of nftables opens it: %s", error
-                )
+                _log.warning("guard: as no table is held, a flush of nftables opens it: %s", error)
             self._holding_failed = True
             return
         self._holding_failed = False
@@ -195,7 +205,12 @@ class Nftables:
             with contextlib.suppress(DriverError):
                 self._held.without_program(text)
                 return
-        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+        try:
+            command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+        except CommandError as error:
+            if "Operation not permitted" in str(error) and self._is_owned():
+                raise DriverError(_NOT_OURS) from error
+            raise
 
     def _count_gaps(self) -> None:
         if self._held is None or self._holding_failed:
@@ -250,6 +265,12 @@ class Nftables:
         except CommandError as error:
             raise ObservationError(f"nft cannot list tables: {error}") from error
         return f"table {FAMILY} {TABLE}" in map(str.strip, done.stdout.splitlines())
+
+    def _is_owned(self) -> bool:
+        done = command.run(
+            ["nft", "list", "table", FAMILY, TABLE], timeout_s=_TIMEOUT_S, ok_codes=None
+        )
+        return re.search(r"^\tflags .*\bowner\b", done.stdout, re.MULTILINE) is not None
 
     def _count(self, read: GuardCounters) -> None:
         self._counters = GuardCounters(

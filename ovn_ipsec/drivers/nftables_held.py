@@ -1,10 +1,14 @@
-"""The guard a second time, in a table that is this process's own (``flags owner``, Linux 5.12).
+"""The guard in a table that is this process's own (``flags owner``, Linux 5.12).
 
-``flush ruleset`` by another process leaves such a table alone, and the kernel removes it when its
-owner is gone: together with the persistent table, only a flush and a dead agent open the guard.
-The kernel takes the netlink socket that made the table for its owner, so it is driven through
+``flush ruleset`` by another process leaves such a table alone. Where nft and the kernel know
+``flags persist`` (nft 1.1, Linux 6.9), the guard's one table is owned: while this process lives
+nobody else changes it, and it stays when the process is gone. Elsewhere the kernel removes an
+owned table with its owner, so the guard stands a second time in one of that kind, beside the
+persistent one. Either way only a flush and a dead agent together open it.
+
+The kernel takes the netlink socket that made a table for its owner, so it is driven through
 libnftables(3), in whose context that socket lives. A packet that the persistent table drops never
-comes here: what is counted here is what the guard met while that table was missing.
+comes to the second: what is counted there is what the guard met while the first was missing.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from ovn_ipsec.drivers import nftables_text
 from ovn_ipsec.drivers.nftables_rules import (
     FAMILY,
     HELD_TABLE,
+    OWNED,
     TABLE,
     Json,
     element_changes,
@@ -27,10 +32,11 @@ from ovn_ipsec.model.conns import Guard, GuardCounters
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON: input may be JSON, too
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _NAME = {"family": FAMILY, "name": HELD_TABLE}
+_TRIAL_NAME = {"family": FAMILY, "name": "ovn_ipsec_trial"}
 
 
 class HeldTable:
-    """A table that stands as long as this process. Not thread-safe.
+    """What of the guard is this process's own. Not thread-safe.
 
     Raises DriverError when libnftables is missing; the methods, when it refuses.
     """
@@ -56,9 +62,21 @@ class HeldTable:
         lib.nft_ctx_buffer_output(self._context)
         lib.nft_ctx_output_set_flags(self._context, _JSON | _NUMERIC)
         self._guard: Guard | None = None
+        """What the table says that this process owns; None: it owns none."""
+        self.alone = self._can_persist()
+        """Whether the guard's one table is owned, and there is no second."""
+
+    def take(self, guard: Guard, counters: GuardCounters) -> None:
+        """Where it is alone: put ``guard`` into the one table and own it, whatever was there."""
+        self._run(nftables_text.render_guard(guard, counters, owned=True))
+        self._guard = guard
+
+    def holds(self, guard: Guard) -> bool:
+        """Whether a table of this process says ``guard``."""
+        return guard == self._guard
 
     def hold(self, guard: Guard) -> None:
-        """Make the table say what ``guard`` says, in one transaction; counters go on."""
+        """Make the second table say what ``guard`` says, in one transaction; counters go on."""
         if guard == self._guard:
             return
         commands: list[Json] = []
@@ -77,13 +95,13 @@ class HeldTable:
         self._run(json.dumps({"nftables": commands}))
         self._guard = guard
 
-    def change_both(self, old: Guard, new: Guard) -> bool:
-        """Make this table and the persistent one, which say ``old``, say ``new``, in one
-        transaction; False: nothing was done, it takes whole tables."""
+    def change(self, old: Guard, new: Guard) -> bool:
+        """Make all tables of the guard, which say ``old``, say ``new``, in one transaction;
+        False: nothing was done, it takes whole tables."""
         if self._guard != old:
             return False
         commands: list[Json] = []
-        for table in (TABLE, HELD_TABLE):
+        for table in (TABLE,) if self.alone else (TABLE, HELD_TABLE):
             changes = element_changes(old, new, table)
             if changes is None:
                 return False
@@ -93,14 +111,14 @@ class HeldTable:
         return True
 
     def release(self) -> None:
-        """Remove the table."""
+        """Remove the table that this process owns."""
         if self._guard is not None:
-            self._run(f"delete table {FAMILY} {HELD_TABLE}\n")
+            self._run(f"delete table {FAMILY} {TABLE if self.alone else HELD_TABLE}\n")
             self._guard = None
 
     def counters(self) -> GuardCounters:
-        """Packets met since ``hold``."""
-        if self._guard is None:
+        """Packets that the second table met since ``hold``."""
+        if self._guard is None or self.alone:
             return GuardCounters(0, 0)
         text = self._run(f"list counters table {FAMILY} {HELD_TABLE}")
         try:
@@ -112,11 +130,22 @@ class HeldTable:
         """What ``nft -j`` does and prints, about whichever table, without starting a program."""
         return self._run(commands)
 
+    def _can_persist(self) -> bool:
+        # An nft that does not know the flags in JSON leaves them out.
+        make = [{"destroy": {"table": _TRIAL_NAME}}, {"add": {"table": _TRIAL_NAME | OWNED}}]
+        try:
+            self._run(json.dumps({"nftables": make}))
+            listed = self._run(f"list table {FAMILY} {_TRIAL_NAME['name']}")
+            self._run(f"delete table {FAMILY} {_TRIAL_NAME['name']}")
+        except DriverError:
+            return False
+        return '"persist"' in listed
+
     def _run(self, commands: str) -> str:
         status = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         error: bytes = self._lib.nft_ctx_get_error_buffer(self._context) or b""
         if status != 0:
             said = error.decode(errors="replace").strip()[:400]
-            raise DriverError(f"libnftables, table {HELD_TABLE}: {said or 'no message'}")
+            raise DriverError(f"libnftables: {said or 'no message'}")
         return output.decode(errors="replace")

@@ -28,6 +28,9 @@ HELD_TABLE = "ovn_ipsec_held"
 
 Json = dict[str, Any]
 
+OWNED: Json = {"flags": ["owner", "persist"]}
+"""Of a table that only the process which made it can change, and that outlives it."""
+
 ENFORCING = (GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS)
 _NUMBERS = {Protocol.UDP: 17, Protocol.TCP: 6, Protocol.GRE: 47}
 PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}

@@ -15,6 +15,7 @@ from typing import Any
 from ovn_ipsec.drivers.nftables_rules import (
     FAMILY,
     GRE_OF_ANYBODY,
+    OWNED,
     PROTOCOLS,
     SENT_BY_A_SOCKET,
     SHAPES,
@@ -41,19 +42,28 @@ class Listing:
     counters: GuardCounters
 
 
-def render_guard(guard: Guard, counters: GuardCounters, table: str = TABLE) -> str:
+def render_guard(
+    guard: Guard, counters: GuardCounters, table: str = TABLE, *, owned: bool = False
+) -> str:
     """One transaction for ``nft -j -f -`` that replaces the table, whatever was in it.
 
-    ``counters`` are the values that the new table's counters start from.
-    Raises ValueError as ``table_objects`` does.
+    ``counters`` are the values that the new table's counters start from. ``owned`` is for nft 1.1
+    and Linux 6.9, or newer. Raises ValueError as ``table_objects`` does.
     """
     name = {"family": FAMILY, "name": table}
-    # A table must exist to be deleted; adding one that exists is no error.
-    commands: list[Json] = [{"add": {"table": name}}, {"delete": {"table": name}}]
+    commands: list[Json]
+    if owned:
+        # One that is owned cannot be added anew without its flags, nor another one with them.
+        commands = [{"destroy": {"table": name}}]
+    else:
+        # A table must exist to be deleted; adding one that exists is no error.
+        commands = [{"add": {"table": name}}, {"delete": {"table": name}}]
     start = {"uncovered_out": counters.out_packets, "uncovered_in": counters.in_packets}
     for kind, body in table_objects(guard, table):
         if kind == "counter":
             body = body | {"packets": start[body["name"]], "bytes": 0}
+        elif kind == "table" and owned:
+            body = body | OWNED
         commands.append({"add": {kind: body}})
     return json.dumps({"nftables": commands})
 
@@ -111,6 +121,12 @@ def _listing(pairs: Iterable[tuple[str, Json]]) -> Listing:
         if kind == "counter":
             values[body["name"]] = int(body.pop("packets", 0))
             body.pop("bytes", None)
+        if kind == "table":
+            flags = body.pop("flags", [])
+            given = {flags} if isinstance(flags, str) else set(flags)
+            # Whose it is changes nothing in what it does; "dormant" does.
+            if more := given.difference(OWNED["flags"]):
+                body["flags"] = sorted(more)
         if kind == "set" and "elem" in body:
             body["elem"] = sorted(map(_element_text, body["elem"]))
         objects.add(json.dumps([kind, body], sort_keys=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import select
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
-from ovn_ipsec.errors import ObservationError
+from ovn_ipsec.errors import DriverError, ObservationError
 from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, GuardTuple, Protocol
 from ovn_ipsec.model.steps import SetGuard
 from tests.unit.test_guard import guards
@@ -60,6 +61,13 @@ def private_network() -> Iterator[None]:
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     return tmp_path / "guard.json"
+
+
+@pytest.fixture(params=["as the system can", "two tables"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> HeldTable:
+    if request.param == "two tables":
+        monkeypatch.setattr(HeldTable, "_can_persist", lambda _: False)
+    return HeldTable()
 
 
 def nft(*words: str) -> str:
@@ -227,8 +235,10 @@ def handles() -> list[str]:
     return [line for line in lines if "chain " in line and "# handle" in line]
 
 
-def test_tuple_that_comes_or_goes_is_changed_in_place_in_both_tables(kept: Path) -> None:
-    driver = Nftables(kept, GuardEvents(), HeldTable())
+def test_tuple_that_comes_or_goes_is_changed_in_place_in_all_tables(
+    held: HeldTable, kept: Path
+) -> None:
+    driver = Nftables(kept, GuardEvents(), held)
     put(driver, exempting("127.0.0.2", "127.0.0.3"))
     assert not sends("127.0.0.4", 6081)
     before = handles()
@@ -239,7 +249,7 @@ def test_tuple_that_comes_or_goes_is_changed_in_place_in_both_tables(kept: Path)
     assert (seen.intact, seen.digest) == (True, after.digest)
     assert driver.counters().out_packets == 1
     assert driver.load_last_known() == after
-    for _ in ("both tables", "the held one"):
+    for _ in ("all tables", "what is held"):
         assert [sends(f"127.0.0.{number}", 6081) for number in (2, 3, 4)] == [False, True, True]
         nft("flush", "ruleset")
 
@@ -252,11 +262,18 @@ def test_tuple_that_comes_or_goes_is_changed_in_place_in_both_tables(kept: Path)
         f"insert rule inet {TABLE} judge_out accept",
     ],
 )
-def test_tampered_table_does_not_survive_a_change_in_place(tampering: str, kept: Path) -> None:
-    driver = Nftables(kept, GuardEvents(), HeldTable())
+def test_tampered_table_does_not_survive_a_change_in_place(
+    tampering: str, held: HeldTable, kept: Path
+) -> None:
+    driver = Nftables(kept, GuardEvents(), held)
     put(driver, exempting("127.0.0.2", "127.0.0.3"))
     assert driver.observe().intact
-    nft(*tampering.split())
+    if held.alone:
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            nft(*tampering.split())
+        assert "Operation not permitted" in refused.value.stderr
+    else:
+        nft(*tampering.split())
     put(driver, exempting("127.0.0.3"))
     if not driver.observe().intact:
         put(driver, exempting("127.0.0.3"))
@@ -272,9 +289,10 @@ _SOME = st.frozensets(
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(way=st.lists(st.tuples(_SOME, _SOME), min_size=2, max_size=4))
 def test_any_way_from_guard_to_guard_ends_at_the_last(
-    way: list[tuple[frozenset[str], frozenset[str]]], kept: Path
+    way: list[tuple[frozenset[str], frozenset[str]]], held: HeldTable, kept: Path
 ) -> None:
-    driver = Nftables(kept, GuardEvents(), HeldTable())
+    driver = Nftables(kept, GuardEvents(), held)
+    put(driver, exempting())
     for exempt, closed in way:
         peers = frozenset(GuardTuple(remote, UDP, 4789) for remote in closed)
         guard = replace(exempting(*exempt), closed_peers=peers)
@@ -331,9 +349,9 @@ print(refused, passed)
 """
 
 
-def test_own_changes_do_not_keep_the_agent_awake(kept: Path) -> None:
+def test_own_changes_do_not_keep_the_agent_awake(held: HeldTable, kept: Path) -> None:
     events = GuardEvents()
-    driver = Nftables(kept, events, HeldTable())
+    driver = Nftables(kept, events, held)
     put(driver, MIXED)
     driver.observe()
     driver.observe()
@@ -373,24 +391,54 @@ def test_disk_that_takes_no_file_does_not_open_the_guard(kept: Path) -> None:
     assert driver.load_last_known() == CLOSED
 
 
-def test_flush_by_another_process_does_not_open_while_the_agent_lives(kept: Path) -> None:
-    holder = subprocess.Popen(
-        ["python3", "-c", _HOLD, str(kept)],
+def test_one_table_is_held_where_nft_and_the_kernel_know_how(held: HeldTable, kept: Path) -> None:
+    nft_knows = numbers(nft("--version")) >= [1, 1]
+    kernel_knows = numbers(os.uname().release) >= [6, 9]
+    assert HeldTable().alone == (nft_knows and kernel_knows and held.alone)
+    put(Nftables(kept, held=held), CLOSED)
+    tables = nft("list", "tables").splitlines()
+    assert tables == [f"table inet {name}" for name in (TABLE, HELD_TABLE)[: 2 - held.alone]]
+
+
+def numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
+
+def test_flush_by_another_process_does_not_open_while_the_agent_lives(
+    held: HeldTable, kept: Path
+) -> None:
+    alone = held.alone
+    del held
+    with holder(kept, alone=alone) as process:
+        nft("flush", "ruleset")
+        assert not sends("127.0.0.1", 6081)
+        assert (f"table inet {TABLE}\n" in nft("list", "tables")) == alone
+        process.kill()
+        process.wait()
+        if alone:
+            wait_until(lambda: "owner" not in nft("list", "table", "inet", TABLE), 5, "an orphan")
+            assert not sends("127.0.0.1", 6081)
+            nft("flush", "ruleset")
+        else:
+            wait_until(lambda: HELD_TABLE not in nft("list", "tables"), 5, "the table has gone")
+        assert sends("127.0.0.1", 6081)
+
+
+@contextlib.contextmanager
+def holder(kept: Path, *, alone: bool) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a guard which closes Geneve."""
+    with subprocess.Popen(
+        ["python3", "-c", _HOLD, str(kept), *(["two tables"] if not alone else [])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    nft("flush", "ruleset")
-    assert not sends("127.0.0.1", 6081)
-    assert f"table inet {TABLE}\n" not in nft("list", "tables")
-    holder.kill()
-    holder.communicate()
-    deadline = time.monotonic() + 5
-    while HELD_TABLE in nft("list", "tables"):
-        assert time.monotonic() < deadline
-    assert sends("127.0.0.1", 6081)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 _HOLD = """
@@ -400,6 +448,8 @@ from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort, Protocol
 from ovn_ipsec.model.steps import SetGuard
+if sys.argv[2:]:
+    HeldTable._can_persist = lambda self: False
 ports = [GuardPort(Protocol.UDP, 6081), GuardPort(Protocol.GRE, None)]
 guards = [Guard(GuardMode.ENFORCE, frozenset(some)) for some in (ports, ports[:1])]
 driver = Nftables(Path(sys.argv[1]), held=HeldTable())
@@ -410,18 +460,49 @@ sys.stdin.read()
 """
 
 
-def test_restarted_agent_holds_what_it_finds(kept: Path) -> None:
+def test_restarted_agent_holds_what_it_finds(held: HeldTable, kept: Path) -> None:
     put(Nftables(kept), CLOSED)
-    driver = Nftables(kept, held=HeldTable())
+    sends("127.0.0.1", 6081)
+    driver = Nftables(kept, held=held)
     assert driver.observe().intact
-    assert HELD_TABLE in nft("list", "tables")
     nft("flush", "ruleset")
     sends("127.0.0.1", 6081)
-    assert driver.counters().out_packets == 1
+    assert driver.counters().out_packets == 2
 
 
-def test_thousands_of_tunnels_are_one_quick_transaction(kept: Path) -> None:
-    driver = Nftables(kept, GuardEvents(), HeldTable())
+def test_agent_takes_the_guard_over_from_one_that_ends_later(held: HeldTable, kept: Path) -> None:
+    driver = Nftables(kept, GuardEvents(), held)
+    with holder(kept, alone=held.alone) as process:
+        assert driver.observe().intact
+        process.kill()
+        process.wait()
+        for _ in range(100):
+            assert driver.observe().intact
+            if held.holds(CLOSED):
+                break
+            time.sleep(0.05)
+        nft("flush", "ruleset")
+        assert not sends("127.0.0.1", 6081)
+
+
+def test_whoever_is_no_agent_is_told_whose_the_table_is(held: HeldTable, kept: Path) -> None:
+    agent, other = Nftables(kept, held=held), Nftables(kept)
+    put(agent, CLOSED)
+    (outcome,) = other.apply([SetGuard(MIXED)])
+    if held.alone:
+        assert outcome.error is not None
+        assert "belongs to an agent that runs" in outcome.error
+        with pytest.raises(DriverError, match="stop the agent first"):
+            other.remove()
+        assert agent.observe().digest == CLOSED.digest
+    else:
+        assert outcome.error is None
+    agent.remove()
+    assert TABLE not in nft("list", "tables")
+
+
+def test_thousands_of_tunnels_are_one_quick_transaction(held: HeldTable, kept: Path) -> None:
+    driver = Nftables(kept, GuardEvents(), held)
     peers = frozenset(
         GuardTuple(f"10.{number >> 8}.{number & 255}.1", UDP, 4789) for number in range(5000)
     )
