@@ -103,9 +103,9 @@ def _own_certificate(
     facts: Facts, verdict: CredentialVerdict, asking: Collection[TunnelFact]
 ) -> OwnCertificate | None:
     own = facts.pki.certificate
-    by_ca = any("remote_name" in tunnel.options for tunnel in asking)
     if own is None and all("psk" in tunnel.options for tunnel in asking):
         return None
+    by_ca = any("remote_name" in tunnel.options for tunnel in asking)
     problem = verdict.ca_problem if by_ca else verdict.problem
     roots = facts.pki.ca_cert.chain if facts.pki.ca_cert else ()
     return OwnCertificate(
@@ -141,6 +141,8 @@ def _with_alarms(
     A row that the guard cannot reach stays configured where IPsec may still cover it (hw-offload):
     taking its connection away would only remove protection. Userspace rows are INVALID already.
     """
+    if not rules.invalid and not rules.warnings:
+        return dict(tunnels)
     alarmed = {}
     for name, wanted in tunnels.items():
         alarm = rules.invalid.get(name) if wanted.problem is None else None

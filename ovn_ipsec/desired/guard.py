@@ -51,36 +51,40 @@ def build_guard(
     ``guard_ports`` are closed to everybody besides udp/6081. ``allow_plain`` opens udp/6081 (to
     all but the peers of rows with IPsec) while a row without IPsec has no literal ``remote_ip``.
     """
-    asking = [tunnel for tunnel in facts.tunnels if wants_ipsec(tunnel)]
-    plain = [tunnel for tunnel in facts.tunnels if not wants_ipsec(tunnel)]
+    asking: list[TunnelFact] = []
+    plain: list[TunnelFact] = []
     warnings: dict[str, str] = {}
     ports = {GENEVE, *guard_ports}
-    reached: dict[frozenset[GuardPort], list[str]] = {}
-    for tunnel in asking:
+    by_kind: dict[tuple[str, str | None], list[str]] = {}
+    for tunnel in facts.tunnels:
+        if not wants_ipsec(tunnel):
+            plain.append(tunnel)
+            continue
+        asking.append(tunnel)
         options = tunnel.options
-        remote = _literal(options.get("remote_ip", ""), scope_dropped=True)
-        some = _reached_ports(tunnel.type, options.get("dst_port"))
+        kind = tunnel.type, options.get("dst_port")
+        remote = _literal_to_close(options.get("remote_ip", ""))
         if remote is None:
+            some = _reached_ports(*kind)
             ports |= some
             warnings[tunnel.name] = (
                 f"asks for IPsec without a numeric options:remote_ip, so {_named(some)} is "
                 "closed to everybody; set the address of the peer"
             )
         else:
-            reached.setdefault(some, []).append(remote)
+            by_kind.setdefault(kind, []).append(remote)
+    reached = [(_reached_ports(*kind), remotes) for kind, remotes in by_kind.items()]
     exempt: set[GuardTuple] = set()
     if mode is not GuardMode.ENFORCE_ALWAYS:
         ports -= _opened(plain, allow_plain - guard_ports)
-        exempt = _exempt(
-            plain, _tuples(reached.items()) if plain else frozenset(), ports, warnings
-        )
+        exempt = _exempt(plain, _tuples(reached) if plain else frozenset(), ports, warnings)
     problems: list[str] = []
     guard = Guard(
         mode=mode,
         closed_ports=frozenset(ports),
         # What is closed to everybody need not be closed to each peer: nothing exempts those, and
         # the table of a cluster that is all Geneve stays as small as that.
-        closed_peers=_tuples((some - ports, remotes) for some, remotes in reached.items()),
+        closed_peers=_tuples((some - ports, remotes) for some, remotes in reached),
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )
@@ -204,11 +208,21 @@ def _number(text: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _literal(text: str, *, scope_dropped: bool = False) -> str | None:
+def _literal(text: str) -> str | None:
     """The one spelling of a numeric address (RFC 5952, IPv4-mapped as IPv4), or None.
 
     No packet shows a scope: without it an address stands for more, which only closing may do.
     """
+    return _spelled(text, scope_dropped=False)
+
+
+@lru_cache(maxsize=4096)
+def _literal_to_close(text: str) -> str | None:
+    """The same for an address that is to be closed."""
+    return _spelled(text, scope_dropped=True)
+
+
+def _spelled(text: str, *, scope_dropped: bool) -> str | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -114,12 +114,16 @@ def build_tunnel(tunnel: TunnelFact, around: Surroundings) -> WantedTunnel:
     return WantedTunnel(tunnel.name, view, config, None, tuple(warnings))
 
 
+Ends = tuple[str | None, str | None]
+"""From which local address the remote end is reached, and from which the local one."""
+
+
 class TunnelRows:
     """What each row became, so that of a thousand only those that changed are built again."""
 
     def __init__(self) -> None:
         self._shared: Surroundings | None = None
-        self._known: dict[str, tuple[TunnelFact, object, WantedTunnel]] = {}
+        self._known: dict[str, tuple[TunnelFact, Ends, WantedTunnel]] = {}
 
     def build(
         self, tunnels: Iterable[TunnelFact], around: Surroundings
@@ -130,10 +134,12 @@ class TunnelRows:
         self._shared, self._known = shared, {}
         routes = around.local_addresses
         for tunnel in tunnels:
-            options = tunnel.options
-            ends = [routes.get(options.get(key, ""), "") for key in ("remote_ip", "local_ip")]
+            get = tunnel.options.get
+            ends = routes.get(get("remote_ip", ""), ""), routes.get(get("local_ip", ""), "")
             known = before.get(tunnel.name)
-            if known is None or known[1] != ends or known[0] != tunnel:
+            # A source that read nothing new of a row hands out the same object.
+            same = known is not None and (known[0] is tunnel or known[0] == tunnel)
+            if known is None or not same or known[1] != ends:
                 known = (tunnel, ends, build_tunnel(tunnel, around))
             self._known[tunnel.name] = known
         return {name: known[2] for name, known in self._known.items()}
