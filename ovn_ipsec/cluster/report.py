@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ovn_ipsec.model.conns import IPSEC_OPTIONS
+
 WAITING_MOST = 20
 _TEXT_MOST = 200
-_IPSEC_OPTIONS = ("remote_name", "remote_cert", "psk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def make_report(
     ``answer``: what the agent's ``/readyz`` says; None when it does not answer.
     """
     options = list(tunnels)
-    asking = sum(any(key in each for key in _IPSEC_OPTIONS) for each in options)
+    asking = sum(not IPSEC_OPTIONS.isdisjoint(each) for each in options)
     report = Report(heard[0], heard[1], "", asking, len(options) - asking, 0, 0, (), "", at_s)
     if answer is None:
         return replace(report, problem="the agent does not answer; is it running, with --http?")

@@ -113,11 +113,9 @@ def _exempt(
     """The tuples of plain rows that a closed port would cut; closed tuples win."""
     exempt: set[GuardTuple] = set()
     for tunnel in plain:
-        try:
-            protocol, number = tunnel_port(tunnel.type, tunnel.options.get("dst_port"))
-        except Invalid:
-            continue  # a plain row that says no port opens none
-        port = GuardPort(protocol, number)
+        port = _plain_port(tunnel)
+        if port is None:
+            continue
         remote = _literal(tunnel.options.get("remote_ip", ""))
         local_text = tunnel.options.get("local_ip", "")
         local = None if local_text in ("", "flow") else _literal(local_text)
@@ -127,27 +125,32 @@ def _exempt(
                     f"has no IPsec option and no numeric addresses: {_named([port])} stays closed "
                     "for it; it cannot be protected (allow it by naming the port in --allow-plain)"
                 )
-        elif GuardTuple(remote, protocol, number) in closed:
+        elif GuardTuple(remote, port.protocol, port.port) in closed:
             warnings[tunnel.name] = (
                 f"has no IPsec option, but another tunnel to {remote} has: {_named([port])} to "
                 "and from that address stays closed outside IPsec"
             )
         elif port in ports and (local is None or (":" in local) == (":" in remote)):
-            exempt.add(GuardTuple(remote, protocol, number, local))
+            exempt.add(GuardTuple(remote, port.protocol, port.port, local))
     return exempt
 
 
 def _opened(plain: Iterable[TunnelFact], allowed: frozenset[GuardPort]) -> set[GuardPort]:
     """The allowed ports that a row without IPsec and without a literal address needs."""
-    needed: set[GuardPort] = set()
-    for tunnel in plain:
-        if _literal(tunnel.options.get("remote_ip", "")) is None:
-            try:
-                protocol, number = tunnel_port(tunnel.type, tunnel.options.get("dst_port"))
-            except Invalid:
-                continue
-            needed.add(GuardPort(protocol, number))
-    return needed & allowed
+    needed = {
+        _plain_port(tunnel)
+        for tunnel in plain
+        if _literal(tunnel.options.get("remote_ip", "")) is None
+    }
+    return {port for port in allowed if port in needed}
+
+
+def _plain_port(tunnel: TunnelFact) -> GuardPort | None:
+    """What a row without IPsec may open; None: it says no port."""
+    try:
+        return GuardPort(*tunnel_port(tunnel.type, tunnel.options.get("dst_port")))
+    except Invalid:
+        return None
 
 
 @lru_cache(maxsize=256)

@@ -18,6 +18,7 @@ from ovn_ipsec.desired.options import PREFIX, judge_options, shown
 from ovn_ipsec.desired.revocation import RevocationVerdict
 from ovn_ipsec.model.causes import CauseCode, Problem, code_of
 from ovn_ipsec.model.conns import (
+    IPSEC_OPTIONS,
     Auth,
     CertificateAuth,
     Protocol,
@@ -28,9 +29,6 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
 )
 from ovn_ipsec.model.facts import TunnelFact
-
-IPSEC_OPTIONS = frozenset({"psk", "remote_cert", "remote_name"})
-"""Any of these options turns IPsec on for a row."""
 
 DEFAULT_PORTS: Mapping[str, tuple[Protocol, int | None]] = {
     "geneve": (Protocol.UDP, 6081),

@@ -9,6 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 
+IPSEC_OPTIONS = frozenset({"psk", "remote_cert", "remote_name"})
+"""Of a tunnel's ``Interface:options`` (ovs-vswitchd.conf.db(5)): one of them asks for IPsec."""
+
 
 class Secret:
     """A text that never shows itself: not in repr, str, logs or tracebacks."""
