@@ -174,12 +174,19 @@ class Nftables:
             # A table so strange that its counters cannot be read must be replaced all the same.
             _log.warning("guard counters are carried over as last read: %s", error)
         if self._held is not None and self._held.alone:
-            self._held.take(guard, self._counters)
+            self._take(guard)
         else:
             self._load(nftables_text.render_guard(guard, self._counters))
         self._applied = guard
         self._hold(guard)
         self._save(guard)
+
+    def _take(self, guard: Guard) -> None:
+        if self._held is not None:
+            try:
+                self._held.take(guard, self._counters)
+            except DriverError as error:
+                raise self._explained(error) from error
 
     def _hold(self, guard: Guard) -> None:
         if self._held is None:
@@ -187,14 +194,17 @@ class Nftables:
         try:
             if self._held.alone:
                 if not self._held.holds(guard):
-                    self._held.take(guard, self._counters)
+                    self._take(guard)
             elif guard.mode in ENFORCING:
                 self._held.hold(guard)
             else:
                 self._held.release()
         except DriverError as error:
             if not self._holding_failed:
-                _log.warning("guard: as no table is held, a flush of nftables opens it: %s", error)
+                _log.warning(
+                    "guard: this agent does not hold it, so a flush of nftables may open it: %s",
+                    error,
+                )
             self._holding_failed = True
             return
         self._holding_failed = False
@@ -206,11 +216,24 @@ class Nftables:
                 self._held.without_program(text)
                 return
         try:
-            command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+            self._run_nft(text)
         except CommandError as error:
-            if "Operation not permitted" in str(error) and self._is_owned():
-                raise DriverError(_NOT_OURS) from error
-            raise
+            if "Operation not supported" not in str(error) or not self._table_exists():
+                raise self._explained(error) from error
+            self._run_nft(nftables_text.of_what_was_left(text))
+
+    def _run_nft(self, text: str) -> None:
+        command.run(["nft", "-j", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=text)
+
+    def _explained(self, error: DriverError) -> DriverError:
+        """What it means when it is about a table that another process owns."""
+        if "Operation not permitted" not in str(error):
+            return error
+        done = command.run(
+            ["nft", "list", "table", FAMILY, TABLE], timeout_s=_TIMEOUT_S, ok_codes=None
+        )
+        owned = re.search(r"^\tflags .*\bowner\b", done.stdout, re.MULTILINE)
+        return DriverError(_NOT_OURS) if owned else error
 
     def _count_gaps(self) -> None:
         if self._held is None or self._holding_failed:
@@ -265,12 +288,6 @@ class Nftables:
         except CommandError as error:
             raise ObservationError(f"nft cannot list tables: {error}") from error
         return f"table {FAMILY} {TABLE}" in map(str.strip, done.stdout.splitlines())
-
-    def _is_owned(self) -> bool:
-        done = command.run(
-            ["nft", "list", "table", FAMILY, TABLE], timeout_s=_TIMEOUT_S, ok_codes=None
-        )
-        return re.search(r"^\tflags .*\bowner\b", done.stdout, re.MULTILINE) is not None
 
     def _count(self, read: GuardCounters) -> None:
         self._counters = GuardCounters(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 
 from ovn_ipsec.drivers import nftables_text
 from ovn_ipsec.drivers.nftables_rules import (
@@ -32,7 +33,6 @@ from ovn_ipsec.model.conns import Guard, GuardCounters
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON: input may be JSON, too
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _NAME = {"family": FAMILY, "name": HELD_TABLE}
-_TRIAL_NAME = {"family": FAMILY, "name": "ovn_ipsec_trial"}
 
 
 class HeldTable:
@@ -132,11 +132,12 @@ class HeldTable:
 
     def _can_persist(self) -> bool:
         # An nft that does not know the flags in JSON leaves them out.
-        make = [{"destroy": {"table": _TRIAL_NAME}}, {"add": {"table": _TRIAL_NAME | OWNED}}]
+        trial = {"family": FAMILY, "name": f"ovn_ipsec_trial_{os.getpid()}"}
+        make = [{"destroy": {"table": trial}}, {"add": {"table": trial | OWNED}}]
         try:
             self._run(json.dumps({"nftables": make}))
-            listed = self._run(f"list table {FAMILY} {_TRIAL_NAME['name']}")
-            self._run(f"delete table {FAMILY} {_TRIAL_NAME['name']}")
+            listed = self._run(f"list table {FAMILY} {trial['name']}")
+            self._run(f"delete table {FAMILY} {trial['name']}")
         except DriverError:
             return False
         return '"persist"' in listed
@@ -146,6 +147,7 @@ class HeldTable:
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         error: bytes = self._lib.nft_ctx_get_error_buffer(self._context) or b""
         if status != 0:
-            said = error.decode(errors="replace").strip()[:400]
-            raise DriverError(f"libnftables: {said or 'no message'}")
+            # The same for each command of a transaction.
+            said = "; ".join(dict.fromkeys(error.decode(errors="replace").split("\n")))[:400]
+            raise DriverError(f"libnftables: {said.strip('; ') or 'no message'}")
         return output.decode(errors="replace")

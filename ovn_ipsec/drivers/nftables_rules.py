@@ -1,15 +1,16 @@
 """The guard's table as nft's JSON objects (libnftables-json(5)): what a Guard means. Pure.
 
 How a packet goes: ``out`` (postrouting) and ``in`` (input) pick the packets of tunnel protocols
-that IPsec does not cover, and hand them to ``judge_out`` (by way of ``own_out``) or ``judge_in``;
-one that is not exempt ends in ``uncovered_out`` or ``uncovered_in``, counted and, when enforcing,
-dropped. What the node only forwards passes: nested clusters use the same ports. ``errors_out``
-looks at what sockets of the node send, the kernel's for ICMP errors among them.
+and hand them to ``judge_out`` (by way of ``own_out``) or ``judge_in``, which let pass what IPsec
+covers and what is exempt. The rest ends in ``uncovered_out`` or ``uncovered_in``, counted and,
+when enforcing, dropped. What the node only forwards passes: nested clusters use the same ports.
+``errors_out`` looks at what sockets of the node send, the kernel's for ICMP errors among them.
 
 Each hook costs every packet of a tunnel, and twice, because ESP passes it once more. So there is
 one on the way out, the last: the output hook would not see that source NAT, which looks the policy
-up anew, has sent a packet past ESP. And its rules begin with what most packets are not: two rules
-that first accept what IPsec covers and ESP itself cost nearly twice as much (the lab, 6.1).
+up anew, has sent a packet past ESP. And whether IPsec covers a packet is asked of tunnel packets
+only: asked first, of ESP too, it costs nearly twice as much (the lab, 6.1). That it does is what a
+rule accepts: where the kernel cannot tell, no rule for "it does not" would match.
 """
 
 from __future__ import annotations
@@ -120,21 +121,22 @@ def _rules(
     guard: Guard, sets: Collection[str], guarded: Collection[GuardPort]
 ) -> Iterator[tuple[str, Json]]:
     """(chain, rule) of the whole table."""
+    yield "judge_in", {"expr": [_COVERED_IN, _ACCEPT]}
     for direction in ("out", "in"):
         yield f"uncovered_{direction}", _verdict(guard, direction)
         for expr in _judge(guard, direction, sets):
             yield f"judge_{direction}", {"expr": expr}
     judge_out: Json = {"goto": {"target": "judge_out"}}
+    yield "own_out", {"expr": [_COVERED_OUT, _ACCEPT]}
     for sender in (SENT_BY_A_SOCKET, _match({"meta": {"key": "iifkind"}}, {"set": _TUNNEL_KINDS})):
         yield "own_out", {"expr": [sender, judge_out]}
     for chain, target in (("out", "own_out"), ("in", "judge_in")):
         for pick in _picks(guarded):
-            yield chain, {"expr": [pick, _uncovered(chain), {"goto": {"target": target}}]}
-    quoting = list(_quoting_errors(guarded))
-    for expr in quoting:
+            yield chain, {"expr": [pick, {"goto": {"target": target}}]}
+    yield "out", {"expr": [SENT_BY_A_SOCKET, {"goto": {"target": "errors_out"}}]}
+    yield "errors_out", {"expr": [_COVERED_OUT, _ACCEPT]}
+    for expr in _quoting_errors(guarded):
         yield "errors_out", {"expr": expr}
-    if quoting:
-        yield "out", {"expr": [SENT_BY_A_SOCKET, {"goto": {"target": "errors_out"}}]}
 
 
 def _picks(guarded: Collection[GuardPort]) -> Iterator[Json]:
@@ -152,11 +154,6 @@ def _ports(guarded: Collection[GuardPort], protocol: Protocol) -> Any:
     return {"set": ports} if len(ports) > 1 else next(iter(ports), None)
 
 
-def _uncovered(direction: str) -> Json:
-    """IPsec will not cover the packet, or did not."""
-    return _match({"rt" if direction == "out" else "meta": {"key": "ipsec"}}, False)
-
-
 def _verdict(guard: Guard, direction: str) -> Json:
     words = [f"mode={guard.mode}"]
     if guard.skb_mark is not None:
@@ -169,7 +166,7 @@ def _verdict(guard: Guard, direction: str) -> Json:
 
 
 def _judge(guard: Guard, direction: str, sets: Collection[str]) -> Iterator[list[Json]]:
-    """The rules for one tunnel packet in clear, first match decides."""
+    """The rules for one tunnel packet that IPsec does not cover, first match decides."""
     uncovered = {"goto": {"target": f"uncovered_{direction}"}}
     if guard.skb_mark is not None and direction == "out":
         # The mark is what OpenFlow puts on packets that leave; nothing marks what comes in.
@@ -215,7 +212,7 @@ def _quoting_errors(guarded: Collection[GuardPort]) -> Iterator[list[Json]]:
             if protocol is not Protocol.GRE:
                 dport = {"payload": {"base": "th", "offset": dport_bit, "len": 16}}
                 expr.append(_match(dport, ports))
-            yield [*expr, _uncovered("out"), {"goto": {"target": "uncovered_out"}}]
+            yield [*expr, {"goto": {"target": "uncovered_out"}}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +311,8 @@ def _concat(*fields: Json) -> Json:
     return {"concat": list(fields)} if len(fields) > 1 else fields[0]
 
 
+_COVERED_OUT = _match({"rt": {"key": "ipsec"}}, True)
+_COVERED_IN = _match({"meta": {"key": "ipsec"}}, True)
 GRE_OF_ANYBODY = _match(_L4PROTO, _NUMBERS[Protocol.GRE])
 # In postrouting (from Linux 5.7 on) a packet's device of origin is none when a socket of this node
 # sent it, the tunnel's when a tunnel did, else the one through which it came in.

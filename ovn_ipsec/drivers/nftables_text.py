@@ -68,6 +68,16 @@ def render_guard(
     return json.dumps({"nftables": commands})
 
 
+def of_what_was_left(rendered: str) -> str:
+    """A transaction that adds the table and deletes it, for one that says ``flags persist``.
+
+    As an agent left it that owned it: such a table cannot be added anew without the flag, only
+    deleted as it is.
+    """
+    _, *others = json.loads(rendered)["nftables"]
+    return json.dumps({"nftables": others})
+
+
 def parse_listing(text: str) -> Listing:
     """What ``nft -j -n list table inet NAME`` printed, or ``list counters``. Raises ValueError."""
     try:

@@ -485,6 +485,40 @@ def test_agent_takes_the_guard_over_from_one_that_ends_later(held: HeldTable, ke
         assert not sends("127.0.0.1", 6081)
 
 
+def test_guard_that_an_agent_left_is_replaced_and_removed_without_one(
+    held: HeldTable, kept: Path
+) -> None:
+    with holder(kept, alone=held.alone) as process:
+        process.kill()
+        process.wait()
+    put(Nftables(kept), MIXED)
+    assert Nftables(kept).observe().digest == MIXED.digest
+    assert sends("::1", 6081)
+    with holder(kept, alone=held.alone) as process:
+        process.kill()
+        process.wait()
+    assert not sends("::1", 6081)
+    Nftables(kept).remove()
+    assert sends("::1", 6081)
+
+
+def test_agent_without_the_means_takes_over_from_one_that_owned_the_table(
+    held: HeldTable, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holder(kept, alone=held.alone) as process:
+        process.kill()
+        process.wait()
+    monkeypatch.setattr(HeldTable, "_can_persist", lambda _: False)
+    driver = Nftables(kept, GuardEvents(), HeldTable())
+    put(driver, exempting("127.0.0.2"))
+    put(driver, exempting("127.0.0.3"))
+    put(driver, MIXED)
+    assert driver.observe().digest == MIXED.digest
+    assert not sends("127.0.0.2", 6081)
+    nft("flush", "ruleset")
+    assert not sends("127.0.0.2", 6081)
+
+
 def test_whoever_is_no_agent_is_told_whose_the_table_is(held: HeldTable, kept: Path) -> None:
     agent, other = Nftables(kept, held=held), Nftables(kept)
     put(agent, CLOSED)
