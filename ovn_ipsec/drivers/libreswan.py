@@ -7,6 +7,7 @@ connections (40 ms, 1 MB) is read only when it may have changed behind our back.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -65,10 +66,9 @@ class _Seen:
         default_factory=lambda: LoadedConnections(frozenset(), frozenset())
     )
     doubtful: bool = True
-    unproven: frozenset[str] = frozenset()
-    """Loaded, but not known whether pluto finds an end of them here: an SA is the proof."""
-    proof_by_s: float = 0.0
-    """When pluto is asked about those that still lack one."""
+    unproven: dict[str, float] = field(default_factory=dict)
+    """Loaded, but not known whether pluto finds an end of them here: an SA is the proof; and when
+    pluto is asked about those that still lack one."""
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
@@ -92,7 +92,6 @@ class Libreswan:
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._loader = Loader(self._pluto, self._store)
         self._seen = _Seen()
-        self._secrets_stale = False
         self._details: Mapping[str, SaDetail] = {}
 
     @property
@@ -179,7 +178,7 @@ class Libreswan:
         self._initiate(steps, errors)
         self._each(steps, DeleteSa, self._delete_sa, errors)
         self._store.settle()
-        self._forget_secrets()
+        self._settle_keys()
         if any(error is not None for error in errors.values()):
             self._seen.doubtful = True
         for index, step in enumerate(steps):
@@ -211,13 +210,15 @@ class Libreswan:
         version, dialect = self._pluto.version(generation)
         if seen.generation != generation:
             self._await_loaded()
+            # An agent before us may have died between writing keys and telling pluto.
+            self._loader.reread_keys()
         said = self._pluto.whack("--showstates", "--trafficstatus")
         children, ikes = parse_states(said, dialect)
         with_sa = _names(children) | _names(ikes)
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
-        seen.unproven -= with_sa
-        overdue = bool(seen.unproven) and time.monotonic() >= seen.proof_by_s
+        seen.unproven = {name: at for name, at in seen.unproven.items() if name not in with_sa}
+        overdue = time.monotonic() >= min(seen.unproven.values(), default=math.inf)
         if full or lost or overdue or seen.doubtful or seen.generation != generation:
             status = self._read_connections(dialect)
             if full:
@@ -239,8 +240,8 @@ class Libreswan:
         status = self._pluto.whack("--status")
         seen = self._seen
         seen.connections = parse_connections(status, dialect)
-        seen.missed = seen.unproven - seen.connections.names
-        seen.unproven = frozenset()
+        seen.missed = (seen.missed | seen.unproven.keys()) - seen.connections.names
+        seen.unproven = {}
         seen.doubtful = False
         return status
 
@@ -285,7 +286,9 @@ class Libreswan:
         for name in names:
             if name not in answers:
                 answers[name] = self._pluto.ask(name)
-        return self._note_loaded(name for name in names if not is_unknown(answers[name]))
+        return self._note_loaded(
+            (name for name in names if not is_unknown(answers[name])), time.monotonic()
+        )
 
     def _assume(self, names: Collection[str]) -> frozenset[str]:
         """Which of ``names``, a crowd that pluto begins by itself, it has: all, until their time
@@ -293,14 +296,13 @@ class Libreswan:
         seen = self._seen
         if seen.doubtful or not seen.missed.isdisjoint(names):
             return self._confirm(names, ())
-        seen.proof_by_s = time.monotonic() + _PROOF_S + _PROOF_EACH_S * len(names)
-        return self._note_loaded(names)
+        return self._note_loaded(names, time.monotonic() + _PROOF_S + _PROOF_EACH_S * len(names))
 
-    def _note_loaded(self, names: Iterable[str]) -> frozenset[str]:
+    def _note_loaded(self, names: Iterable[str], proof_by_s: float) -> frozenset[str]:
         seen, loaded = self._seen, frozenset(names)
         known = seen.connections
         seen.connections = LoadedConnections(known.names | loaded, known.unoriented - loaded)
-        seen.unproven |= loaded
+        seen.unproven |= dict.fromkeys(loaded, proof_by_s)
         # Loading one anew took its SAs away.
         seen.with_sa -= loaded
         return loaded
@@ -315,8 +317,7 @@ class Libreswan:
                     errors[index] = str(error)
         if files:
             try:
-                failed, key_changed = self._store.write(files.values())
-                self._secrets_stale |= key_changed
+                failed = self._store.write(files.values())
             except DriverError as error:
                 failed = {item.tunnel: str(error) for item in files.values()}
             errors.update({i: failed.get(item.tunnel) for i, item in files.items()})
@@ -327,17 +328,14 @@ class Libreswan:
         for name in step.names:
             self._delete(name)
         # Our record goes last: without it a connection left in pluto would look foreign.
-        if self._store.remove(step.tunnel):
-            self._secrets_stale = True
+        self._store.remove(step.tunnel)
 
-    def _forget_secrets(self) -> None:
+    def _settle_keys(self) -> None:
         """Once for all drops; a pluto that is gone has forgotten them, a busy one is asked again
         with the next steps."""
-        if self._secrets_stale:
-            with contextlib.suppress(DriverError):
-                self._store.forget_keys()
-                self._pluto.reread_secrets()
-                self._secrets_stale = False
+        self._store.settle_keys()
+        with contextlib.suppress(DriverError):
+            self._loader.reread_keys()
 
     def _initiate(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
         if not any(isinstance(step, InitiateConnection) for step in steps):
@@ -383,7 +381,8 @@ class Libreswan:
         known = self._seen.connections
         self._seen.connections = LoadedConnections(known.names - {name}, known.unoriented - {name})
         self._seen.with_sa -= {name}
-        self._seen.unproven -= {name}
+        self._seen.unproven.pop(name, None)
+        self._seen.missed -= {name}
 
     def _each(
         self,

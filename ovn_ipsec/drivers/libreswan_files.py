@@ -115,8 +115,13 @@ class TunnelStore:
             self._installed = ours
         return self._legacy | self._installed
 
-    def write(self, files: Iterable[TunnelFiles]) -> tuple[dict[str, str], bool]:
-        """Install tunnels' files; returns tunnel -> error, and whether a secret changed.
+    @property
+    def keys_unread(self) -> bool:
+        """Whether pluto may not know the keys as they are on disk."""
+        return self._secrets.unread
+
+    def write(self, files: Iterable[TunnelFiles]) -> dict[str, str]:
+        """Install tunnels' files; returns tunnel -> error.
 
         A tunnel's old file stays untouched when its new one, or the keys, cannot be written.
         Raises ObservationError as ``installed``.
@@ -131,26 +136,26 @@ class TunnelStore:
             except OSError as error:
                 errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
         if not staged:
-            return errors, False
+            return errors
         lines = {text.file_stem(item.tunnel): item.secret for item, _ in staged}
         try:
-            changed = self._secrets.change(lines)
+            self._secrets.change(lines)
         except OSError as error:
             why = _os_message("written", self._paths.tunnels_dir, error)
             for item, temporary in staged:
                 temporary.unlink(missing_ok=True)
                 errors[item.tunnel] = why
-            return errors, False
+            return errors
         for item, temporary in staged:
             try:
                 self._commit(item, temporary)
             except OSError as error:
                 errors[item.tunnel] = _os_message("written", self._paths.tunnels_dir, error)
         _sync_dir(self._paths.tunnels_dir)
-        return errors, changed
+        return errors
 
-    def remove(self, tunnel: str) -> bool:
-        """Delete a tunnel's file; True when it had a key, which is to be forgotten next.
+    def remove(self, tunnel: str) -> None:
+        """Delete a tunnel's file; its key goes with the next ``settle_keys``.
 
         Raises DriverError.
         """
@@ -158,21 +163,29 @@ class TunnelStore:
         try:
             self.installed()
             conf.unlink(missing_ok=True)
-            had_key = self._secrets.forget(text.file_stem(tunnel))
+            self._secrets.forget(text.file_stem(tunnel))
         except OSError as error:
             raise DriverError(_os_message("removed", conf, error)) from error
         if self._installed is not None:
             self._installed.pop(tunnel, None)
         self.forget_legacy(tunnel)
-        return had_key
 
-    def forget_keys(self) -> None:
-        """Write the file of keys without those of removed tunnels. Raises DriverError."""
+    def settle_keys(self) -> None:
+        """Take the keys of removed tunnels from the disk; a warning tells when that fails."""
         try:
-            self._secrets.change({})
+            self._secrets.settle()
         except OSError as error:
             message = _os_message("written", self._paths.tunnels_dir, error)
-            raise DriverError(message) from error
+            self._warnings["keys"] = f"keys of removed tunnels are still on disk: {message}"
+        else:
+            self._warnings.pop("keys", None)
+
+    def keys_read(self) -> None:
+        """pluto has read the keys since they were changed last."""
+        try:
+            self._secrets.read_by_pluto()
+        except OSError as error:
+            _LOG.warning("%s", _os_message("changed", self._paths.tunnels_dir, error))
 
     def forget_legacy(self, tunnel: str) -> None:
         """A tunnel of the original's is settled; with the last one its files become ours."""
@@ -244,6 +257,7 @@ class TunnelStore:
                 _LOG.warning("%s: ignored: %s", path, error)
         # What else there is belongs to tunnels whose removal was cut short.
         self._secrets.keep_only({text.file_stem(name) for name in ours})
+        self.settle_keys()
         return ours
 
     def _read_legacy(self) -> dict[str, InstalledTunnel]:
@@ -269,7 +283,6 @@ class TunnelStore:
             self._lay_index(self._index(paths.index_conf, "conf"), paths.root_conf, "conf")
             secrets = self._index(paths.index_secrets, "secrets")
             self._lay_index(secrets, paths.root_secrets, "secrets")
-            self._secrets.change({})
         except OSError as error:
             self._warnings["layout"] = _os_message("prepared", paths.tunnels_dir, error)
             return

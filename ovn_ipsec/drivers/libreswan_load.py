@@ -77,7 +77,7 @@ class Loader:
         if singly:
             leads = [load for load in good if load.step.config.lead]
             loaded = confirm(names, {name for load in leads for name in load.names})
-        elif reasons:
+        elif reasons or said.returncode != 0:
             loaded = confirm(names, ())
         else:
             loaded = assume(names)
@@ -119,13 +119,18 @@ class Loader:
         said = complaint(done.stderr + done.stdout)
         return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
 
+    def reread_keys(self) -> None:
+        """Have pluto read the keys, if they have changed since it did. Raises DriverError."""
+        if self._store.keys_unread:
+            self._pluto.reread_secrets()
+            self._store.keys_read()
+
     def _write(self, loads: Iterable[Load]) -> None:
         wanted = [load for load in loads if load.error is None]
-        failed, secret_changed = self._store.write(load.files for load in wanted)
+        failed = self._store.write(load.files for load in wanted)
         for load in wanted:
             load.error = failed.get(load.step.tunnel)
-        if secret_changed:
-            self._pluto.reread_secrets()
+        self.reread_keys()
 
     def _judge(
         self, loads: Iterable[Load], loaded: frozenset[str], reasons: Mapping[str, str]

@@ -20,6 +20,8 @@ _TELL_WAIT_S = 2.0
 _ADDCONN_WAIT_S = 30.0
 _ADDCONN_EACH_S = 0.5
 """Longer by this for each connection: pluto may be busy with peers that came first."""
+_ENDED = -1
+"""In place of the exit code of a program that we ended."""
 _NOT_RUNNING = 33
 """whack's exit code when the control socket is absent or refuses."""
 _UNKNOWN = re.compile(r'no (?:such )?connection (?:or alias(?:ed connection)? )?named "')
@@ -119,7 +121,7 @@ class Pluto:
         except CommandTimeoutError:
             if "--autoall" not in words:
                 raise
-            return Completed(0, "", "")
+            return Completed(_ENDED, "", "")
         self._checked(done)
         return done
 

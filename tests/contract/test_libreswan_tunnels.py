@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from ovn_ipsec.drivers import libreswan_text as text
+from ovn_ipsec.drivers.command import Completed
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.pluto import Pluto
 from ovn_ipsec.model.conns import CertificateAuth, Protocol
@@ -90,9 +91,23 @@ def test_a_crowd_is_taken_for_loaded_and_what_lacks_an_sa_in_time_is_asked_for(
     asked.clear()
     assert driver.observe().loaded == wanted - {"m3-in-1"}
     assert "--status" not in asked
-    # Of these only pluto's word counts now.
+    # Of these only pluto's word counts now, for as long as it says no.
+    addconn = Pluto.addconn
+
+    def refused(pluto: Pluto, batch: str, *words: str) -> Completed:
+        done = addconn(pluto, batch, *words)
+        daemon.whack("--name", "m3-in-1", "--delete")
+        return done
+
+    monkeypatch.setattr(Pluto, "addconn", refused)
+    for _ in range(3):
+        asked.clear()
+        failed = dict(zip(many, errors(driver.apply(many)), strict=True))
+        assert [step.tunnel for step, error in failed.items() if error] == ["m3"]
+        assert "--status" in asked
+        assert driver.observe().loaded == wanted - {"m3-in-1"}
+    monkeypatch.setattr(Pluto, "addconn", addconn)
     assert errors(driver.apply(many)) == [None] * len(many)
-    assert "--status" in asked
     assert driver.observe().loaded == wanted
 
 
@@ -127,6 +142,19 @@ def test_secrets_of_dropped_tunnels_are_forgotten_with_one_command(
     assert since.count("forgetting secrets") == 1
     assert not keys.exists()
     assert str(keys) not in since
+
+
+def test_keys_that_an_agent_wrote_and_did_not_tell_pluto_of_are_read_by_the_next(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    driver.apply([AddConnection("t", 1, config())])
+    mark = daemon.paths.tunnels_dir / "keys-unread"
+    assert not mark.exists()
+    mark.touch()
+    before = (daemon.base / "log").read_text()
+    Libreswan(daemon.paths).observe()
+    assert "loading secrets" in (daemon.base / "log").read_text().removeprefix(before)
+    assert not mark.exists()
 
 
 def test_cleanup_removes_ours_and_nothing_else(daemon: Daemon, driver: Libreswan) -> None:

@@ -44,14 +44,17 @@ def test_files_are_private_and_the_distributions_own_stay(tmp_path: Path) -> Non
     paths = stock(tmp_path)
     before = paths.root_conf.read_text(), paths.root_secrets.read_text()
     store = TunnelStore(paths)
-    assert store.write([files("t"), files("../../x")]) == ({}, True)
+    assert store.write([files("t"), files("../../x")]) == {}
+    assert store.keys_unread
+    store.keys_read()
     written = list(paths.tunnels_dir.iterdir())
     assert len(written) == 3
     assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
     assert paths.tunnels_dir.stat().st_mode & 0o777 == 0o700
     assert (paths.root_conf.read_text(), paths.root_secrets.read_text()) == before
     assert store.warnings == ()
-    assert store.write([files("t")]) == ({}, False)
+    assert store.write([files("t")]) == {}
+    assert not store.keys_unread
 
 
 def test_a_foreign_root_that_does_not_include_us_is_a_warning_and_stays(tmp_path: Path) -> None:
@@ -117,32 +120,49 @@ def test_damaged_and_half_written_files_are_absent_and_reported(tmp_path: Path) 
 
 def test_removal_that_is_cut_short_leaves_no_key_behind(tmp_path: Path) -> None:
     paths = stock(tmp_path)
-    TunnelStore(paths).write([files("t"), files("u")])
-    assert TunnelStore(paths).remove("t")
+    store = TunnelStore(paths)
+    store.write([files("t"), files("u")])
+    store.keys_read()
+    store.remove("t")
     assert "# tunnel t\n" in keys(paths)
     restarted = TunnelStore(paths)
     assert list(restarted.installed()) == ["u"]
-    restarted.settle()
     assert "# tunnel t\n" not in keys(paths)
-    assert restarted.remove("u")
-    restarted.forget_keys()
+    assert restarted.keys_unread
+    restarted.remove("u")
+    restarted.settle_keys()
+    restarted.keys_read()
     assert list(paths.tunnels_dir.iterdir()) == []
+
+
+def test_keys_that_pluto_was_not_told_of_are_so_for_the_next_agent(tmp_path: Path) -> None:
+    paths = stock(tmp_path)
+    TunnelStore(paths).write([files("t")])
+    restarted = TunnelStore(paths)
+    restarted.write([files("t")])
+    assert restarted.keys_unread
+    restarted.keys_read()
+    assert not TunnelStore(paths).keys_unread
 
 
 def test_keys_that_cannot_be_written_leave_tunnels_as_they_were(tmp_path: Path) -> None:
     paths = stock(tmp_path)
     store = TunnelStore(paths)
-    store.write([files("t")])
+    store.write([files("t"), files("u")])
     before = {path.name: path.read_text() for path in paths.tunnels_dir.iterdir()}
     in_the_way = paths.tunnels_dir / f".{KEYS}.new"
     in_the_way.mkdir()
-    errors, changed = store.write([files("u")])
-    assert "cannot be written" in errors["u"]
-    assert not changed
+    assert "cannot be written" in store.write([files("v")])["v"]
     in_the_way.rmdir()
     assert {path.name: path.read_text() for path in paths.tunnels_dir.iterdir()} == before
-    assert store.write([files("u")]) == ({}, True)
-    assert set(TunnelStore(paths).installed()) == {"t", "u"}
+    in_the_way.mkdir()
+    store.remove("t")
+    store.settle_keys()
+    assert any("still on disk" in warning for warning in store.warnings)
+    in_the_way.rmdir()
+    store.settle_keys()
+    assert store.warnings == ()
+    assert "# tunnel t\n" not in keys(paths)
 
 
 def test_a_tunnel_whose_key_is_lost_is_known_by_that(tmp_path: Path) -> None:
@@ -155,7 +175,7 @@ def test_a_tunnel_whose_key_is_lost_is_known_by_that(tmp_path: Path) -> None:
         "t": False,
         "u": True,
     }
-    assert again.write([files("u")]) == ({}, True)
+    assert again.write([files("u")]) == {}
     assert not again.installed()["u"].keyless
 
 
@@ -166,9 +186,11 @@ def test_keys_in_a_file_for_each_tunnel_are_taken_over(tmp_path: Path) -> None:
     (paths.tunnels_dir / KEYS).unlink()
     for name in ("t", "u"):
         (paths.tunnels_dir / f"{name}.secrets").write_text(f"{text.HEADER}\n{line}\n")
+    (paths.tunnels_dir / "odd.secrets").mkdir()
     store = TunnelStore(paths)
     assert set(store.installed()) == {"t", "u"}
-    assert store.write([files("v")]) == ({}, True)
+    (paths.tunnels_dir / "odd.secrets").rmdir()
+    assert store.write([files("v")]) == {}
     assert [path.name for path in paths.tunnels_dir.glob("*.secrets")] == [KEYS]
     for name in ("t", "u", "v"):
         assert f"# tunnel {name}\n{line}\n" in keys(paths)
@@ -185,7 +207,11 @@ def test_keys_of_any_tunnels_are_read_back_as_they_were_written(
             )
             for name, psk in psks.items()
         }
-        assert SecretsFile(Path(directory)).change(lines) == bool(lines)
+        file = SecretsFile(Path(directory))
+        file.change(lines)
+        assert file.unread == bool(lines)
+        file.read_by_pluto()
         again = SecretsFile(Path(directory))
         assert again.stems() == lines.keys()
-        assert not again.change(dict(lines))
+        again.change(dict(lines))
+        assert not again.unread
