@@ -22,6 +22,7 @@ from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.agent.journal import Journal
 from ovn_ipsec.agent.observation import read
 from ovn_ipsec.agent.pace import SETTLE_S, Pace, Pass
+from ovn_ipsec.agent.priority import Priority
 from ovn_ipsec.agent.pulse import Pulse
 from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
@@ -132,6 +133,8 @@ class Agent:
         self._plan_at: float | None = None
         """When to plan again at the latest."""
         self._pace = Pace(time.monotonic())
+        self._priority: Priority | None = None
+        """Of the thread that runs the loop."""
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._kernel_dirty = True
         self._lock = threading.Lock()
@@ -200,6 +203,7 @@ class Agent:
         ``ready`` is called once: when the first tick with every source has ended, or after a
         while without (OVSDB may be absent for long; the guard stands anyway).
         """
+        self._priority = Priority()
         ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
             if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
@@ -219,7 +223,7 @@ class Agent:
         if due is Pass.FOLLOW:
             self._follow()
         elif due is Pass.LOOK:
-            self._tick()
+            self._look()
         else:
             self._block()
 
@@ -274,6 +278,8 @@ class Agent:
     def _do(self, steps: Sequence[Step]) -> None:
         """Apply, remember what failed, and tell the log."""
         self._settled = None
+        if steps and self._priority:
+            self._priority.restore()
         outcomes = self._apply(steps)
         now = time.monotonic()
         self._memory = remember(self._memory, outcomes, now)
@@ -284,6 +290,16 @@ class Agent:
         self._read_events()
         changed, self._kernel_dirty = self._kernel_dirty, False
         return changed
+
+    def _look(self) -> None:
+        """When nothing can have been lost, the core belongs first to whoever has work."""
+        if self._priority and not self._pace.urgent:
+            self._priority.lower()
+        try:
+            self._tick()
+        finally:
+            if self._priority:
+                self._priority.restore()
 
     def _tick(self) -> None:
         began = time.monotonic()

@@ -59,6 +59,11 @@ class Pace:
         self._rest_s = 0.0
         self._follow_not_before = 0.0
 
+    @property
+    def urgent(self) -> bool:
+        """Whether the next look may find a loss."""
+        return self._urgent
+
     def due(self, now: float) -> Pass:
         """What to do now."""
         if now >= self._follow_at() and not self._put_off(self._news_at, now):

@@ -231,6 +231,33 @@ def test_snapshot_is_dated_by_what_was_seen_not_by_the_end_of_the_steps(
         assert agent.snapshot().taken_at_s - ike.seen_at < 0.3
 
 
+def test_look_gives_way_to_others_and_what_it_starts_does_not(
+    agent: Agent, ike: Ike, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nice = {"now": 0}
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(os, "getpriority", lambda _which, _who: nice["now"])
+    monkeypatch.setattr(os, "setpriority", lambda _which, _who, value: nice.update(now=value))
+    observe, apply = ike.observe, ike.apply
+
+    def observed(**how: Any) -> ObservedIke:
+        seen.append(("observe", nice["now"]))
+        return observe(**how)
+
+    def applied(steps: Sequence[Step]) -> list[Outcome]:
+        seen.append(("start", nice["now"]))
+        return apply(steps)
+
+    monkeypatch.setattr(ike, "observe", observed)
+    monkeypatch.setattr(ike, "apply", applied)
+    with running(agent):
+        lowered = ("observe", 10)
+        wait_until(lambda: lowered in seen and seen[-1][0] == "start", 20, "a look that can wait")
+        agent.request_refresh(10)
+    assert {value for what, value in seen if what == "start"} == {0}
+    assert ("observe", 0) in seen[seen.index(lowered) :]  # somebody waited for it
+
+
 def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
     with running(agent):
         assert agent.request_refresh(10)
