@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tools.bench.tunnels.contenders import Contender, Floor, Original, Ours
+from tools.bench.tunnels.limits import measure_limits
 from tools.bench.tunnels.measure import Row, measure_answers, measure_hub
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
@@ -38,6 +39,12 @@ def test_every_phase_is_measured(lab: Lab, contender: Contender, measured: set[s
     assert row.values["rekeys_known"] == 2 * PEERS
     if type(contender) is Ours:
         assert row.values["restart_commands"] == 0
+
+
+def test_what_others_need_for_one_more_tunnel_is_measured(lab: Lab) -> None:
+    values = measure_limits(lab, PEERS, limit_s=120)
+    assert values["row_s"] > 0
+    assert values["keys_s"] > values["nothing_s"] > 0
 
 
 def test_answers_are_timed_while_tunnels_come_up(lab: Lab) -> None:

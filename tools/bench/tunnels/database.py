@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tools.bench.tunnels.jsonrpc import Connection
 from tools.lab.node import Node
 
 BRIDGE = "br0"
+_WAIT_MS = 20_000
 
 
 class Database:
@@ -42,6 +44,22 @@ class Database:
             ]
             operations.append(_on("mutate", "Interface", name, mutations=changes))
         self.transact(*operations)
+
+    def change_and_wait(self, name: str) -> None:
+        """Change an interface's options, and wait until vswitchd has read and done what is there
+        (ovs-vswitchd.conf.db(5), cur_cfg)."""
+        node = {"table": "Open_vSwitch", "where": []}
+        value = str(time.monotonic_ns())
+        changes: list[object] = [["options", "delete", ["set", ["psk"]]]]
+        changes.append(["options", "insert", ["map", [["psk", value]]]])
+        *_, told = self.transact(
+            _on("mutate", "Interface", name, mutations=changes),
+            {"op": "mutate", **node, "mutations": [["next_cfg", "+=", 1]]},
+            {"op": "select", **node, "columns": ["next_cfg"]},
+        )
+        done = {"cur_cfg": told["rows"][0]["next_cfg"]}
+        wait = {"op": "wait", "until": "==", "columns": ["cur_cfg"], "rows": [done]}
+        self.transact({**node, **wait, "timeout": _WAIT_MS})
 
     def remove_port(self, name: str) -> None:
         """From the bridge, with its interface."""

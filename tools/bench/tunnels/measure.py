@@ -24,6 +24,7 @@ from tools.bench.tunnels.contenders import (
     percentile,
 )
 from tools.bench.tunnels.data_plane import KINDS, measure_data_plane
+from tools.bench.tunnels.limits import measure_limits
 from tools.bench.tunnels.mesh import measure_mesh
 from tools.bench.tunnels.sa_events import SaEvents
 from tools.bench.tunnels.stage import (
@@ -37,7 +38,7 @@ from tools.lab.container import PROJECT, CommandError, LabError
 from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 
-_PARTS = ("data-plane", "churn", "certificate", "hub", "answers", "mesh")
+_PARTS = ("data-plane", "churn", "certificate", "hub", "answers", "limits", "mesh")
 _SETTLE_S = 5.0
 _DEAD_SETTLE_S = 30.0
 _CERTIFICATE_PEERS = 4
@@ -122,6 +123,10 @@ def main(arguments: list[str]) -> int:
         if contender.pattern is not None:
             row = Row("answers", contender.name, peers)
             results.measure(row, _answers_meanwhile(row, contender, flags.limit))
+    if "limits" in flags.parts:
+        for peers in flags.peers:
+            row = Row("limits", "Open vSwitch and pluto", peers)
+            results.measure(row, _limits(row, flags.limit))
     if "mesh" in flags.parts:
         for size in flags.mesh:
             row = Row("mesh", "ovn-ipsec", size)
@@ -131,6 +136,10 @@ def main(arguments: list[str]) -> int:
 
 def _mesh(row: Row, limit_s: float) -> Callable[[Lab], None]:
     return lambda lab: measure_mesh(lab, row.peers, limit_s, row.values)
+
+
+def _limits(row: Row, limit_s: float) -> Callable[[Lab], None]:
+    return lambda lab: row.values.update(measure_limits(lab, row.peers, limit_s))
 
 
 def _churn(row: Row, contender: Contender, seconds: float) -> Callable[[Lab], None]:

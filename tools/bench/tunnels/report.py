@@ -59,6 +59,16 @@ _PARTS = (
         ),
     ),
     _Part(
+        "limits",
+        "What one more tunnel costs Open vSwitch and pluto, whoever keeps the others up",
+        "{peers} tunnels",
+        (
+            ("row_s", "Open vSwitch takes a changed row, s"),
+            ("keys_s", "pluto reads its keys anew, s"),
+            ("nothing_s", "a command that asks pluto nothing, s"),
+        ),
+    ),
+    _Part(
         "mesh",
         "A full mesh, all agents started at once",
         "{peers} nodes",
