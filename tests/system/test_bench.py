@@ -34,7 +34,7 @@ OF_A_MONITOR |= {"restart_s", "restart_commands", "rss_mb"}
 )
 def test_every_phase_is_measured(lab: Lab, contender: Contender, measured: set[str]) -> None:
     row = Row("hub", contender.name, PEERS)
-    measure_hub(lab, contender, row, limit_s=120, idle_s=5, dead_settle_s=5)
+    measure_hub(lab, contender, row, limit_s=120, idle_s=5, calm_after_s=5)
     assert measured <= row.values.keys()
     assert row.values["rekeys_known"] == 2 * PEERS
     if type(contender) is Ours:

@@ -40,7 +40,8 @@ from tools.lab.monitor import ORIGINAL
 
 _PARTS = ("data-plane", "churn", "certificate", "hub", "answers", "limits", "mesh")
 _SETTLE_S = 5.0
-_DEAD_SETTLE_S = 30.0
+_CALM_AFTER_S = 30.0
+"""After a crowd has come up, or has begun to try, until whoever watches it has seen all of it."""
 _CERTIFICATE_PEERS = 4
 _WORK_LINES = (": added IKEv2 connection", "terminating SAs using")
 """What pluto logs when it is told to do something; initiations it also begins by itself."""
@@ -176,7 +177,7 @@ def measure_hub(
     row: Row,
     limit_s: float,
     idle_s: float,
-    dead_settle_s: float = _DEAD_SETTLE_S,
+    calm_after_s: float = _CALM_AFTER_S,
 ) -> None:
     """All phases of one hub. Raises TimeoutError when one takes longer than ``limit_s``."""
     # One of them stays without IPsec: when the last such row goes, the guard is made anew.
@@ -185,6 +186,7 @@ def measure_hub(
     *first, second_last, last, _ = alive
     stage = _set_stage(lab, contender, alive, dead)
     _bulk(stage, contender, first, row, limit_s)
+    time.sleep(calm_after_s)
     _idle(stage, contender, row, "idle_core_share", idle_s)
     row.rekeys_due_s = _rekeys_due(stage)
     row.values |= _rekey_spread(row.rekeys_due_s)
@@ -192,7 +194,7 @@ def measure_hub(
     stage.add_ports(dead)
     time.sleep(_SETTLE_S)
     contender.encrypt(stage, dead)
-    time.sleep(dead_settle_s)
+    time.sleep(calm_after_s)
     _idle(stage, contender, row, "idle_half_dead_core_share", idle_s)
     _one_more(stage, contender, last, row, "one_more_half_dead", limit_s)
     _one_changed(stage, contender, first[0], row, limit_s)
