@@ -12,9 +12,9 @@ from tools.bench.tunnels.newest import fetch_newest_original
 from tools.bench.tunnels.report import write_report
 from tools.lab.container import PROJECT
 from tools.lab.machine.qemu import end_machines_when_terminated
+from tools.lab.machine.recipe import SUITES
 from tools.lab.machine.session import Session, new_results_directory, run
 
-_SUITE = "bookworm"
 _TIMEOUT_S = 3 * 3600.0
 _EXTRA = "newest-original"
 
@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> int:
     command = ["python", "-m", "tools.bench.tunnels.measure"]
     command += ["--newer", f"ovs-monitor-ipsec {version.split('-')[0]}", program]
     session = Session(
-        suite=_SUITE,
+        suite=flags.root,
         argv=[*command, *words],
         timeout_s=_TIMEOUT_S,
         environment={"PYTHONUNBUFFERED": "1"},
         extras={program: script},
     )
-    results = new_results_directory(_SUITE)
+    results = new_results_directory(flags.root)
     status = run(session, results)
     if status == 0:
         said = shlex.join(["python", "-m", "tools.bench.tunnels", *words])
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Everything else goes to tools.bench.tunnels.measure.",
     )
+    parser.add_argument("--root", choices=SUITES, default=SUITES[0], help="of the lab's machine")
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs" / "benchmarks")
     parser.add_argument(
         "--report-only", type=Path, nargs="+", metavar="JSON", help="of earlier runs"
