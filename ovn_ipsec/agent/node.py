@@ -133,7 +133,7 @@ class Agent:
         self._plan_at: float | None = None
         """When to plan again at the latest."""
         self._pace = Pace(time.monotonic())
-        self._priority: Priority | None = None
+        self._priority = Priority()
         """Of the thread that runs the loop."""
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._kernel_dirty = True
@@ -203,7 +203,6 @@ class Agent:
         ``ready`` is called once: when the first tick with every source has ended, or after a
         while without (OVSDB may be absent for long; the guard stands anyway).
         """
-        self._priority = Priority()
         ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
             if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
@@ -278,7 +277,7 @@ class Agent:
     def _do(self, steps: Sequence[Step]) -> None:
         """Apply, remember what failed, and tell the log."""
         self._settled = None
-        if steps and self._priority:
+        if steps:
             self._priority.restore()
         outcomes = self._apply(steps)
         now = time.monotonic()
@@ -293,13 +292,12 @@ class Agent:
 
     def _look(self) -> None:
         """When nothing can have been lost, the core belongs first to whoever has work."""
-        if self._priority and not self._pace.urgent:
+        if not self._pace.urgent:
             self._priority.lower()
         try:
             self._tick()
         finally:
-            if self._priority:
-                self._priority.restore()
+            self._priority.restore()
 
     def _tick(self) -> None:
         began = time.monotonic()

@@ -142,7 +142,7 @@ def _opened(plain: Iterable[TunnelFact], allowed: frozenset[GuardPort]) -> set[G
         for tunnel in plain
         if _literal(tunnel.options.get("remote_ip", "")) is None
     }
-    return {port for port in allowed if port in needed}
+    return set(allowed) & needed
 
 
 def _plain_port(tunnel: TunnelFact) -> GuardPort | None:

@@ -24,9 +24,9 @@ _LOG = logging.getLogger(__name__)
 class SecretsFile:
     """Lines of ipsec.secrets(5), by the file stem of their tunnel. Not thread-safe.
 
-    The file is read once, at the first use; what is forgotten stays in it until the next
-    ``change``. A mark beside it stands from before a change until ``read_by_pluto``, so that an
-    agent that dies in between is not the last who knew. Methods may raise OSError.
+    The file is read once, at the first use; what is forgotten stays in it until ``settle`` or
+    the next ``change``. A mark beside it stands from before a change until ``read_by_pluto``, so
+    that an agent that dies in between is not the last who knew. Methods may raise OSError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,11 +49,10 @@ class SecretsFile:
         for stem in self.stems().difference(stems):
             self.forget(stem)
 
-    def forget(self, stem: str) -> bool:
-        """Forget one tunnel's; whether it had any."""
-        had = self._read().pop(stem, None) is not None
-        self._written = self._written and not had
-        return had
+    def forget(self, stem: str) -> None:
+        """Forget one tunnel's, if it has any."""
+        if self._read().pop(stem, None) is not None:
+            self._written = False
 
     def settle(self) -> None:
         """Make the file say what there is, if it does not."""

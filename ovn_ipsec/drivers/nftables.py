@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from ovn_ipsec.drivers import command, nftables_text
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nftables_held import HeldTable
 from ovn_ipsec.drivers.nftables_rules import ENFORCING, FAMILY, TABLE
+from ovn_ipsec.drivers.private_files import install
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, ObservedGuard
 from ovn_ipsec.model.steps import Outcome, SetGuard
@@ -298,16 +298,8 @@ class Nftables:
     def _save(self, guard: Guard) -> None:
         """Keep ``guard`` for the next boot; a failure is logged and tried again."""
         text = nftables_text.render_guard(guard, GuardCounters(0, 0))
-        unfinished = self._last_known.with_name(f".{self._last_known.name}.new")
         try:
-            unfinished.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            unfinished.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(unfinished, flags, 0o600), "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._last_known)
+            install(self._last_known, text)
         except OSError as error:
             if self._unsaved is None:
                 _log.warning(

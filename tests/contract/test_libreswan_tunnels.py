@@ -45,18 +45,24 @@ def test_tunnels_are_loaded_in_order_and_recorded_for_the_next_agent(
     assert driver.warnings == ()
 
 
-def test_a_few_loads_are_confirmed_by_name_and_what_pluto_cannot_orient_is_noticed(
-    driver: Libreswan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+@pytest.fixture
+def asked(driver: Libreswan, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All words of whack since the driver has looked for the first time."""
+    words_so_far: list[str] = []
     whack = Pluto.whack
 
     def noted(pluto: Pluto, *words: str) -> str:
-        asked.extend(words)
+        words_so_far.extend(words)
         return whack(pluto, *words)
 
     driver.observe()
     monkeypatch.setattr(Pluto, "whack", noted)
+    return words_so_far
+
+
+def test_a_few_loads_are_confirmed_by_name_and_what_pluto_cannot_orient_is_noticed(
+    driver: Libreswan, asked: list[str]
+) -> None:
     assert errors(driver.apply([AddConnection("t", 1, config(lead=True))])) == [None]
     assert "--status" not in asked
     assert driver.observe().loaded == {"t-in-1", "t-out-1"}
@@ -65,18 +71,9 @@ def test_a_few_loads_are_confirmed_by_name_and_what_pluto_cannot_orient_is_notic
 
 
 def test_a_crowd_is_taken_for_loaded_and_what_lacks_an_sa_in_time_is_asked_for(
-    daemon: Daemon, driver: Libreswan, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, driver: Libreswan, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    whack, late_s = Pluto.whack, 0.0
-
-    def noted(pluto: Pluto, *words: str) -> str:
-        asked.extend(words)
-        return whack(pluto, *words)
-
-    driver.observe()
-    monkeypatch.setattr(Pluto, "whack", noted)
-    now = time.monotonic
+    now, late_s = time.monotonic, 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now() + late_s)
     many = [AddConnection(f"m{n}", 1, config(f"10.91.1.{n}")) for n in range(1, 11)]
     wanted = {f"{step.tunnel}-{role}-1" for step in many for role in ("in", "out")}

@@ -21,6 +21,7 @@ from tools.bench.tunnels.stage import (
     write_secret,
 )
 from tools.lab.container import CommandError
+from tools.lab.lab import Lab
 from tools.lab.node import Node
 
 OURS = "ovn_ipsec.cli agent"
@@ -30,6 +31,8 @@ _ASK_S = 1.0
 """Between two questions; more of them would be a load of their own."""
 _FIRST_S = 0.1
 """Before the first: a handful of tunnels is up before a second has gone."""
+SETTLE_S = 5.0
+"""Until what was asked for has been done by whoever is idle otherwise."""
 _ROLES = ("in", "out")
 _LOAD_TIMEOUT_S = 600
 
@@ -137,6 +140,15 @@ class Floor:
 
     def restart(self, node: Node) -> None:
         raise LookupError(f"{node.name}: the floor has no monitor")
+
+
+def set_stage(lab: Lab, contender: Contender, alive: Sequence[str], dead: Sequence[str]) -> Stage:
+    """A hub whose monitor runs, with ports to the living peers and nothing to encrypt yet."""
+    stage = Stage(lab, alive, dead)
+    contender.launch(stage.hub)
+    stage.add_ports(alive)
+    time.sleep(SETTLE_S)
+    return stage
 
 
 class Usage:

@@ -10,28 +10,24 @@ import statistics
 import time
 from collections.abc import Callable
 
-from tools.bench.tunnels.contenders import Ours
+from tools.bench.tunnels.contenders import SETTLE_S, Ours, set_stage
 from tools.bench.tunnels.database import Database
-from tools.bench.tunnels.stage import Stage, addresses, port_name
+from tools.bench.tunnels.stage import addresses, port_name
 from tools.lab.lab import Lab
 
 _TIMES = 7
-_SETTLE_S = 5.0
 _WHACK = "/usr/libexec/ipsec/whack"
 
 
 def measure_limits(lab: Lab, peers: int, limit_s: float) -> dict[str, float]:
     """Seconds until vswitchd has taken a changed row, and of the command by which pluto reads all
     keys, one for each tunnel; beside it that of one which asks pluto nothing."""
-    stage = Stage(lab, addresses(16, peers), [])
     contender = Ours()
-    contender.launch(stage.hub)
-    stage.add_ports(stage.alive)
-    time.sleep(_SETTLE_S)
+    stage = set_stage(lab, contender, addresses(16, peers), [])
     contender.encrypt(stage, stage.alive)
     stage.wait_up(peers, limit_s)
     stage.hub.kill_agent(signal.SIGKILL)
-    time.sleep(_SETTLE_S)
+    time.sleep(SETTLE_S)
     with Database(stage.hub) as database:
         name = port_name(stage.alive[0])
         row_s = _median(lambda: database.change_and_wait(name))

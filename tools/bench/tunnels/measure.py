@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tools.bench.tunnels.certificate import measure_certificate
 from tools.bench.tunnels.churn import measure_churn
 from tools.bench.tunnels.contenders import (
+    SETTLE_S,
     Asker,
     Contender,
     Floor,
@@ -22,6 +23,7 @@ from tools.bench.tunnels.contenders import (
     Ours,
     Usage,
     percentile,
+    set_stage,
 )
 from tools.bench.tunnels.data_plane import KINDS, measure_data_plane
 from tools.bench.tunnels.limits import measure_limits
@@ -39,7 +41,6 @@ from tools.lab.lab import Lab
 from tools.lab.monitor import ORIGINAL
 
 _PARTS = ("data-plane", "churn", "certificate", "hub", "answers", "limits", "mesh")
-_SETTLE_S = 5.0
 _CALM_AFTER_S = 30.0
 """After a crowd has come up, or has begun to try, until whoever watches it has seen all of it."""
 _CERTIFICATE_PEERS = 4
@@ -184,7 +185,7 @@ def measure_hub(
     alive = addresses(16, row.peers + 3)
     dead = addresses(64, row.peers)
     *first, second_last, last, _ = alive
-    stage = _set_stage(lab, contender, alive, dead)
+    stage = set_stage(lab, contender, alive, dead)
     _bulk(stage, contender, first, row, limit_s)
     time.sleep(calm_after_s)
     _idle(stage, contender, row, "idle_core_share", idle_s)
@@ -192,7 +193,7 @@ def measure_hub(
     row.values |= _rekey_spread(row.rekeys_due_s)
     _one_more(stage, contender, second_last, row, "one_more", limit_s)
     stage.add_ports(dead)
-    time.sleep(_SETTLE_S)
+    time.sleep(SETTLE_S)
     contender.encrypt(stage, dead)
     time.sleep(calm_after_s)
     _idle(stage, contender, row, "idle_half_dead_core_share", idle_s)
@@ -200,15 +201,6 @@ def measure_hub(
     _one_changed(stage, contender, first[0], row, limit_s)
     _one_less(stage, contender, last, row, limit_s)
     _restart(stage, contender, row)
-
-
-def _set_stage(lab: Lab, contender: Contender, alive: Sequence[str], dead: Sequence[str]) -> Stage:
-    """A hub whose monitor runs, with ports to the living peers and nothing to encrypt yet."""
-    stage = Stage(lab, alive, dead)
-    contender.launch(stage.hub)
-    stage.add_ports(alive)
-    time.sleep(_SETTLE_S)
-    return stage
 
 
 def _bulk(
@@ -236,7 +228,7 @@ def measure_answers(lab: Lab, contender: Contender, row: Row, limit_s: float) ->
     Apart from the hub's phases: questions and long answers are work themselves, on the one core.
     """
     assert contender.pattern is not None
-    stage = _set_stage(lab, contender, addresses(16, row.peers), [])
+    stage = set_stage(lab, contender, addresses(16, row.peers), [])
     asker = Asker(stage.hub, contender.pattern)
     start = time.monotonic()
     try:
@@ -252,7 +244,7 @@ def measure_answers(lab: Lab, contender: Contender, row: Row, limit_s: float) ->
 
 
 def _idle(stage: Stage, contender: Contender, row: Row, name: str, idle_s: float) -> None:
-    time.sleep(_SETTLE_S)
+    time.sleep(SETTLE_S)
     ike = Usage(stage.hub, PLUTO)
     usage = Usage(stage.hub, contender.pattern) if contender.pattern else None
     time.sleep(idle_s)
@@ -331,12 +323,12 @@ def _restart(stage: Stage, contender: Contender, row: Row) -> None:
         log = stage.hub.pluto_log()
         return sum(log.count(line) for line in _WORK_LINES)
 
-    time.sleep(_SETTLE_S)
+    time.sleep(SETTLE_S)
     before, start = work(), time.monotonic()
     contender.restart(stage.hub)
     soon(lambda: _answers(stage), 120, "a true status")
     row.values["restart_s"] = _since(start)
-    time.sleep(_SETTLE_S)
+    time.sleep(SETTLE_S)
     row.values["restart_commands"] = work() - before
 
 
