@@ -115,7 +115,8 @@ image:
 # guard is another one with a newer nft.
 contract: lab-host
 	$(LAB) pytest --native tests/contract
-	$(PYTHON) -m tools.lab --root trixie --timeout $(TIMEOUT_S) pytest --native tests/contract/test_nftables.py
+	$(PYTHON) -m tools.lab --root trixie --timeout $(TIMEOUT_S) pytest --native \
+	  tests/contract/test_nftables.py tests/contract/test_nftables_held.py
 
 # Debian's prometheus and promtool, and Grafana's types with a TypeScript compiler: all are put
 # below ~/.cache/ovn-ipsec once.

@@ -1,7 +1,9 @@
-"""A pluto, and the libreswan driver on it."""
+"""A pluto, and the libreswan driver on it; a network namespace of the test's own."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from ovn_ipsec.drivers.libreswan import Libreswan
 from tests.contract.pluto_daemon import LOCAL, PEER, WITHIN_S, Daemon, run
 from tools.lab.container import wait_until
+
+_NEWNET = 0x40000000
 
 
 @pytest.fixture
@@ -45,3 +49,22 @@ def daemon(daemons: list[Daemon]) -> Daemon:
 @pytest.fixture
 def driver(daemon: Daemon) -> Libreswan:
     return Libreswan(daemon.paths)
+
+
+@pytest.fixture
+def private_network() -> Iterator[None]:
+    """A network namespace for this thread and the programs it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    assert libc.unshare(_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield
+    finally:
+        assert libc.setns(own, _NEWNET) == 0
+        os.close(own)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "guard.json"
