@@ -30,10 +30,9 @@ pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("private_network")]
 
 
 @pytest.fixture(params=["as the system can", "two tables"])
-def held(
-    request: pytest.FixtureRequest, private_network: None, monkeypatch: pytest.MonkeyPatch
-) -> HeldTable:
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> HeldTable:
     """In the test's own network namespace, which has to be there first."""
+    request.getfixturevalue("private_network")
     if request.param == "two tables":
         monkeypatch.setattr(HeldTable, "_can_persist", lambda _: False)
     return HeldTable()
