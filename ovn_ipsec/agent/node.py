@@ -17,14 +17,12 @@ from datetime import datetime
 from itertools import groupby
 
 from ovn_ipsec.agent.clock import wall_clock
-from ovn_ipsec.agent.diagnosis import Diagnosis, silent_tunnels
 from ovn_ipsec.agent.first_guard import first_guard
-from ovn_ipsec.agent.journal import Journal
 from ovn_ipsec.agent.observation import read
 from ovn_ipsec.agent.pace import SETTLE_S, Pace, Pass
 from ovn_ipsec.agent.priority import Priority
+from ovn_ipsec.agent.publication import Publication, generation_of
 from ovn_ipsec.agent.pulse import Pulse
-from ovn_ipsec.agent.tally import Tally
 from ovn_ipsec.agent.wakeups import Wakeups
 from ovn_ipsec.agent.wanted import Wanted
 from ovn_ipsec.desired.build import Policy
@@ -33,7 +31,6 @@ from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.drivers.nftables_events import GuardEvents
 from ovn_ipsec.drivers.nss import Nss
 from ovn_ipsec.drivers.pluto_log import PlutoLog
-from ovn_ipsec.drivers.xfrm import read_errors
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
     Desired,
@@ -45,7 +42,6 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
     Unobserved,
 )
-from ovn_ipsec.model.enrolment import Enrolment
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.model.steps import (
     InstallCredential,
@@ -64,10 +60,8 @@ from ovn_ipsec.plan import (
 )
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
-from ovn_ipsec.sources.enrolment import read_enrolment
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
-from ovn_ipsec.status.snapshot import redate, take_snapshot
 from ovn_ipsec.status.tls import NodeFiles
 
 _log = logging.getLogger(__name__)
@@ -76,8 +70,6 @@ PERIOD_S = 11.0
 """Without any event: byte counters, certificate validity, and a snapshot that is never older
 than 15 s (DECISIONS 11), of which changing rows may take PUT_OFF_S."""
 READY_WAIT_S = 5.0
-COUNT_S = 5.0
-"""How old the counters of a snapshot may be."""
 FRESH_S = 2.0
 """A query makes the next tick due when the snapshot is older than this."""
 
@@ -114,16 +106,11 @@ class Agent:
         self._policy = policy
         self._may_start_ike = may_start_ike
         self._guard_on_unknown = guard_on_unknown
-        self._journal = Journal()
-        self._diagnosis = Diagnosis(parts.log)
-        self._tally = Tally()
+        self._publication = Publication(parts.log, parts.guard)
         self._memory = Memory()
         self._wanted = Wanted(parts.ovsdb, parts.certificates, parts.addresses, policy)
         self._guard: Guard | None = None
         """What the guard has to say now; OVSDB's rows decide once they are known."""
-        self._counted_at = 0.0
-        self._xfrm_errors: Mapping[str, int] = {}
-        self._enrolment: Enrolment | None = None
         self._credentials: tuple[InstalledCredential, ...] = ()
         """As last read: forgetting them would replace connections for nothing."""
         self._settled: tuple[tuple[Desired, Observed], float] | None = None
@@ -140,18 +127,16 @@ class Agent:
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
         self._exit: bool | None = None
-        self._stumbled = ""
-        self._snapshot = Snapshot(time.monotonic(), wall_clock())
 
     # Queries, from the status thread.
 
     def snapshot(self) -> Snapshot:
         """The last published snapshot."""
-        return self._snapshot
+        return self._publication.snapshot
 
     def want_fresh(self) -> None:
         """Somebody asks for status: keep the snapshot young."""
-        if time.monotonic() - self._snapshot.taken_at_s > FRESH_S:
+        if time.monotonic() - self.snapshot().taken_at_s > FRESH_S:
             self._wakeups.wake()
 
     def node_files(self) -> NodeFiles | None:
@@ -205,7 +190,7 @@ class Agent:
         """
         ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
-            if ready_by is not None and (self._snapshot.complete or time.monotonic() >= ready_by):
+            if ready_by is not None and (self.snapshot().complete or time.monotonic() >= ready_by):
                 ready_by = None
                 ready()
             try:
@@ -237,14 +222,7 @@ class Agent:
         SAs lost, and the guard standing once instead of twice.
         """
         self._settled = self._looked = None
-        said = f"{type(error).__name__}: {error}"
-        if said != self._stumbled:
-            _log.exception("The agent failed inside and tries again")
-        self._stumbled = said
-        problem = "the agent failed inside and tries again; its log says where"
-        if problem not in self._snapshot.problems:
-            problems = (*self._snapshot.problems, problem)
-            self._snapshot = replace(self._snapshot, problems=problems)
+        self._publication.stumble(error)
         time.sleep(SETTLE_S)
         self._pace.stumbled(time.monotonic())
 
@@ -282,7 +260,7 @@ class Agent:
         outcomes = self._apply(steps)
         now = time.monotonic()
         self._memory = remember(self._memory, outcomes, now)
-        self._journal.note_steps(outcomes, now)
+        self._publication.note_steps(outcomes, now)
 
     def _take_kernel_changed(self) -> bool:
         """Whether SAs or policies changed since this was last asked."""
@@ -305,7 +283,8 @@ class Agent:
             waiting, self._waiting = self._waiting, []
         self._pace.looks(began)
         desired, installed, credentials = self._read_wanted()
-        self._read_counters(began, forced=bool(waiting))
+        node, _ = self._parts.ovsdb.snapshot()
+        self._publication.count(began, node.other_config.get("certificate"), forced=bool(waiting))
         observed = Observed(
             ike=read(
                 lambda: self._parts.ike.observe(
@@ -322,24 +301,18 @@ class Agent:
         settled = self._settled
         acted = False
         if settled is not None and settled[0] == (desired, observed) and began < settled[1]:
-            again = redate(self._snapshot, *seen)
-            self._snapshot = self._diagnosis.explain(again, _generation(observed), seen[0])
-            if self._snapshot.tunnels is not again.tunnels:
-                self._journal.note_causes(self._snapshot)
+            self._publication.confirm(observed, *seen)
         else:
             acted = self._act(desired, observed, began, *seen)
         if waiting:
-            details = self._parts.ike.details
-            self._snapshot = replace(self._snapshot, details=details, details_at_s=seen[0])
+            self._publication.add_details(self._parts.ike.details, seen[0])
         now = time.monotonic()
-        work = self._tally.note_tick(self._snapshot, now - began, self._xfrm_errors)
-        self._snapshot = replace(self._snapshot, work=work, enrolment=self._enrolment)
+        self._publication.finish(now - began)
         deadlines = [self._plan_at, self._wanted.routes_due_at_s, began + PERIOD_S]
         again_at = min(at for at in deadlines if at is not None)
         self._pace.looked(began, now, again_at, acted=acted)
         ike = observed.ike
         self._looked = (desired, ike) if isinstance(ike, ObservedIke) and ike.running else None
-        self._stumbled = ""
         for done in waiting:
             done.set()
 
@@ -396,7 +369,7 @@ class Agent:
         if made.steps:
             self._memory = made.memory
             self._do(made.steps)
-            self._tally.note_apply(time.monotonic() - began)
+            self._publication.note_apply(time.monotonic() - began)
         elif desired.credentials != before.credentials:
             self._pace.unfollowed()
         self._looked = (desired, ike)
@@ -412,28 +385,22 @@ class Agent:
     ) -> bool:
         """Plan, apply, publish; whether there was anything to apply."""
         self._settled = None
-        self._wakeups.watch_pluto(_generation(observed), self._parts.ike.pluto_pidfd)
+        self._wakeups.watch_pluto(generation_of(observed), self._parts.ike.pluto_pidfd)
         made = plan(desired, observed, self._memory, began, may_start_ike=self._may_start_ike)
         self._memory = made.memory
         applying_at = time.monotonic()
         self._do(made.steps)
         if made.steps:
-            self._tally.note_apply(time.monotonic() - applying_at)
-        self._publish(desired, observed, seen_at, seen_at_wall)
+            self._publication.note_apply(time.monotonic() - applying_at)
+        installed = read(self._parts.ike.observe_installed)
+        self._publication.publish(
+            desired, observed, installed, self._memory, seen_at, seen_at_wall
+        )
         self._plan_at = made.wake_at
         if not made.steps:
             until = math.inf if made.wake_at is None else made.wake_at
             self._settled = ((desired, observed), until)
         return bool(made.steps)
-
-    def _read_counters(self, now: float, *, forced: bool) -> None:
-        """What changes without an event: the guard's and the kernel's counters, the enroller."""
-        if forced or now - self._counted_at >= COUNT_S:
-            self._counted_at = now
-            read(self._parts.guard.counters)
-            self._xfrm_errors = read_errors()
-            node, _ = self._parts.ovsdb.snapshot()
-            self._enrolment = read_enrolment(node.other_config.get("certificate"))
 
     def _apply(self, steps: Sequence[Step]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -450,40 +417,6 @@ class Agent:
                 outcomes += self._parts.ike.apply(batch)
         return outcomes
 
-    def _publish(
-        self, desired: Desired, observed: Observed, seen_at: float, seen_at_wall: datetime
-    ) -> None:
-        """What was seen before the steps, and dated so: steps may take long."""
-        installed = read(self._parts.ike.observe_installed)
-        records = {} if isinstance(installed, Unobserved) else installed
-        errors = {
-            name: error
-            for name in desired.tunnels
-            if (error := self._memory.error_of(name)) is not None
-        }
-        problems = (*desired.problems, *self._memory.node_errors())
-        taken = take_snapshot(
-            replace(desired, problems=problems),
-            observed,
-            versions={name: record.version for name, record in records.items()},
-            errors=errors,
-            silent=silent_tunnels(self._memory),
-            previous=self._snapshot,
-            now_s=seen_at,
-            wall=seen_at_wall,
-        )
-        taken = replace(
-            taken,
-            details=self._snapshot.details,
-            details_at_s=self._snapshot.details_at_s,
-            work=self._snapshot.work,
-            enrolment=self._enrolment,
-            ike_error=self._memory.step_error("ike"),
-            credential_error=self._memory.step_error("credential:"),
-        )
-        self._snapshot = self._diagnosis.explain(taken, _generation(observed), seen_at)
-        self._journal.note_snapshot(self._snapshot)
-
     def _clean_up(self) -> None:
         """What `exit` has always removed: connections, credentials, files; never the guard."""
         try:
@@ -499,11 +432,6 @@ class Agent:
                 time.monotonic(),
             )
             self._apply(made.steps)
-
-
-def _generation(observed: Observed) -> str:
-    ike = observed.ike
-    return ike.generation if isinstance(ike, ObservedIke) and ike.running else ""
 
 
 def _driver_of(step: Step) -> str:
