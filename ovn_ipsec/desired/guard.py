@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -55,7 +55,7 @@ def build_guard(
     plain: list[TunnelFact] = []
     warnings: dict[str, str] = {}
     ports = {GENEVE, *guard_ports}
-    by_kind: dict[tuple[str, str | None], list[str]] = {}
+    by_kind: dict[tuple[str, str | None], set[str]] = {}
     for tunnel in facts.tunnels:
         if not wants_ipsec(tunnel):
             plain.append(tunnel)
@@ -72,19 +72,24 @@ def build_guard(
                 "closed to everybody; set the address of the peer"
             )
         else:
-            by_kind.setdefault(kind, []).append(remote)
+            by_kind.setdefault(kind, set()).add(remote)
     reached = [(_reached_ports(*kind), remotes) for kind, remotes in by_kind.items()]
     exempt: set[GuardTuple] = set()
     if mode is not GuardMode.ENFORCE_ALWAYS:
         ports -= _opened(plain, allow_plain - guard_ports)
-        exempt = _exempt(plain, _tuples(reached) if plain else frozenset(), ports, warnings)
+        exempt = _exempt(plain, reached, ports, warnings)
     problems: list[str] = []
     guard = Guard(
         mode=mode,
         closed_ports=frozenset(ports),
         # What is closed to everybody need not be closed to each peer: nothing exempts those, and
         # the table of a cluster that is all Geneve stays as small as that.
-        closed_peers=_tuples((some - ports, remotes) for some, remotes in reached),
+        closed_peers=frozenset(
+            GuardTuple(remote, port.protocol, port.port)
+            for some, remotes in reached
+            for port in some - ports
+            for remote in remotes
+        ),
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )
@@ -92,25 +97,13 @@ def build_guard(
     return GuardRules(guard, invalid, warnings, tuple(problems))
 
 
-def _tuples(
-    reached: Iterable[tuple[frozenset[GuardPort], Iterable[str]]],
-) -> frozenset[GuardTuple]:
-    """Of ports, and the remote addresses that have these."""
-    return frozenset(
-        GuardTuple(remote, port.protocol, port.port)
-        for ports, remotes in reached
-        for port in ports
-        for remote in remotes
-    )
-
-
 def _exempt(
     plain: Iterable[TunnelFact],
-    closed: frozenset[GuardTuple],
+    reached: Collection[tuple[Collection[GuardPort], Collection[str]]],
     ports: set[GuardPort],
     warnings: dict[str, str],
 ) -> set[GuardTuple]:
-    """The tuples of plain rows that a closed port would cut; closed tuples win."""
+    """The tuples of plain rows that a closed port would cut; what rows with IPsec reach wins."""
     exempt: set[GuardTuple] = set()
     for tunnel in plain:
         port = _plain_port(tunnel)
@@ -125,7 +118,7 @@ def _exempt(
                     f"has no IPsec option and no numeric addresses: {_named([port])} stays closed "
                     "for it; it cannot be protected (allow it by naming the port in --allow-plain)"
                 )
-        elif GuardTuple(remote, port.protocol, port.port) in closed:
+        elif any(port in some and remote in remotes for some, remotes in reached):
             warnings[tunnel.name] = (
                 f"has no IPsec option, but another tunnel to {remote} has: {_named([port])} to "
                 "and from that address stays closed outside IPsec"
