@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
@@ -18,7 +17,8 @@ from ovn_ipsec.model.conns import (
     connection_name,
 )
 
-_NAME = re.compile(r"(?P<tunnel>.+?)(?:-(?P<role>in|out))?-(?P<version>[0-9]+)", re.DOTALL)
+_ROLES = ("", "in", "out")
+"""Of a tunnel's connections; a gre tunnel has but one (``connection_name``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +51,25 @@ class LoadedView:
     """Connections that pluto has loaded, by tunnel."""
 
     def __init__(self, ike: ObservedIke) -> None:
-        self._loaded = _by_tunnel(ike.loaded)
+        self._by_base = _by_base(ike.loaded)
 
     def loaded(self, tunnel: str, config: TunnelConfig | None) -> set[str]:
         """Loaded connections named after this tunnel, of any version."""
         roles = None if config is None else set(config.selectors())
         return {
             name
-            for name in self._loaded.get(tunnel, ())
-            if roles is None or self._role(tunnel, name) in roles
+            for role in _ROLES
+            if roles is None or role in roles
+            for name in self._of_role(tunnel, role)
         }
 
     def foreign_version(self, tunnel: str) -> int:
         """The highest version among loaded connections of this name, 0 for none."""
-        versions = [int(name.rpartition("-")[2]) for name in self._loaded.get(tunnel, ())]
-        return max(versions, default=0)
+        names = [name for role in _ROLES for name in self._of_role(tunnel, role)]
+        return max((int(name.rpartition("-")[2]) for name in names), default=0)
 
-    @staticmethod
-    def _role(tunnel: str, name: str) -> str:
-        role, dash, _version = name[len(tunnel) + 1 :].rpartition("-")
-        return role if dash else ""
+    def _of_role(self, tunnel: str, role: str) -> Collection[str]:
+        return self._by_base.get(f"{tunnel}-{role}" if role else tunnel, ())
 
 
 class IkeView(LoadedView):
@@ -165,13 +164,13 @@ def _policies(own: str, peer: str, selector: Selector) -> tuple[KernelPolicy, ..
 
 
 @lru_cache(maxsize=1)
-def _by_tunnel(loaded: frozenset[str]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+def _by_base(loaded: frozenset[str]) -> Mapping[str, list[str]]:
+    """Names of connections by what comes before the version."""
+    found: dict[str, list[str]] = defaultdict(list)
     for name in loaded:
-        if match := _NAME.fullmatch(name):
-            found[match["tunnel"]].add(name)
-            if match["role"]:  # also a gre tunnel whose own name ends in -in or -out
-                found[f"{match['tunnel']}-{match['role']}"].add(name)
+        base, _, version = name.rpartition("-")
+        if version.isascii() and version.isdigit():
+            found[base].append(name)
     return found
 
 
