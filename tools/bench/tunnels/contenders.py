@@ -15,6 +15,7 @@ from tools.bench.tunnels.stage import (
     Stage,
     cpu_s,
     outside_pid,
+    own_cpu_s,
     port_name,
     render_connection,
     rss_mb,
@@ -156,11 +157,16 @@ class Usage:
 
     def __init__(self, node: Node, pattern: str) -> None:
         self._pid = outside_pid(node, int(pid_inside(node, pattern)))
-        self._cpu_s, self._at = cpu_s(self._pid), time.monotonic()
+        self._cpu_s, self._own_cpu_s = cpu_s(self._pid), own_cpu_s(self._pid)
+        self._at = time.monotonic()
 
     def cpu_s(self) -> float:
         """Since the beginning, its ended children included."""
         return cpu_s(self._pid) - self._cpu_s
+
+    def own_cpu_s(self) -> float:
+        """The same without its children, and finer."""
+        return own_cpu_s(self._pid) - self._own_cpu_s
 
     def core_share(self) -> float:
         """Of one core, on average."""

@@ -286,6 +286,7 @@ def _one_more(
         )
         row.values[f"{name}_s"] = _since(start)
     if usage is not None:
+        row.values[f"{name}_own_cpu_s"] = round(usage.own_cpu_s(), 3)
         row.values[f"{name}_cpu_s"] = round(usage.cpu_s(), 2)
 
 

@@ -14,6 +14,7 @@ _PHASES = (
     ("loaded_s", "configuration to all connections loaded, s"),
     ("up_s", "configuration to all child SAs up, s"),
     ("one_more_s", "one more peer, all alive, s"),
+    ("one_more_own_cpu_s", "CPU of the monitor alone until then, s"),
     ("one_more_half_dead_s", "one more peer, half of all dead, s"),
     ("one_changed_s", "one peer's secret changed, s"),
     ("one_less_s", "one peer removed, s"),

@@ -150,6 +150,12 @@ def cpu_s(pid: int) -> float:
     return sum(int(fields[index]) for index in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
 
 
+def own_cpu_s(pid: int) -> float:
+    """Of its living threads alone, to the nanosecond (Linux, scheduler/sched-stats)."""
+    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory (VmRSS)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
