@@ -94,14 +94,19 @@ def authority_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, handler: Handler, text: str) -> Adder:
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(handler=handler)
-    parser.add_argument(
+    add = _command_without_state(commands, name, handler, text)
+    add(
         "--state",
         metavar="DIR",
         default=DEFAULT_STATE,
         help=f"state directory, or {kubernetes_cli.STATE}NAMESPACE/NAME (%(default)s)",
     )
+    return add
+
+
+def _command_without_state(commands: Any, name: str, handler: Handler, text: str) -> Adder:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(handler=handler)
     add: Adder = parser.add_argument
     return add
 
@@ -155,7 +160,9 @@ def _add_serving(commands: Any) -> None:
     add("--address", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 (nodes come from everywhere)
     add("--port", type=int, default=8443, help="(%(default)s)")
     text = "answer CertificateSigningRequests of a Kubernetes cluster"
-    kubernetes_cli.add_arguments(_command(commands, "serve-kubernetes", _serve_kubernetes, text))
+    kubernetes_cli.add_arguments(
+        _command_without_state(commands, "serve-kubernetes", _serve_kubernetes, text)
+    )
 
 
 def _add_looking(commands: Any) -> None:
@@ -226,7 +233,7 @@ def _serve(flags: argparse.Namespace) -> int:
 def _serve_kubernetes(flags: argparse.Namespace) -> int:
     _log_to_stderr()
     settings = CaSettings(_root_name(flags.name))
-    kubernetes_cli.serve(flags, settings, DEFAULT_STATE, wall_clock, office.random_serial)
+    kubernetes_cli.serve(flags, settings, wall_clock, office.random_serial)
     return 0
 
 

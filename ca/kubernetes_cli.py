@@ -21,7 +21,13 @@ _AGENTS = "ovn-ipsec/ovn-ipsec-node"
 
 
 def add_arguments(add: Callable[..., argparse.Action]) -> None:
-    """Of ``serve-kubernetes``, besides ``--state``."""
+    """Of ``serve-kubernetes``."""
+    add(
+        "--state",
+        metavar=f"{STATE}NAMESPACE/NAME",
+        default=_DEFAULT_STATE,
+        help="the Secret that holds the authority (%(default)s)",
+    )
     add("--signer-name", default="ipsec.ovn.org/node", help="whose requests (%(default)s)")
     add(
         "--service-account",
@@ -58,12 +64,11 @@ def open_files(state: str) -> tuple[Files, Path]:
 def serve(
     flags: argparse.Namespace,
     new_authority: CaSettings,
-    default_state: str,
     clock: Callable[[], datetime],
     serials: Callable[[], str],
 ) -> None:
     """Answer until SIGTERM or SIGINT. Raises UsageError."""
-    state = _DEFAULT_STATE if flags.state == default_state else flags.state
+    state = flags.state
     if not state.startswith(STATE):
         raise UsageError(f"--state {state}: serve-kubernetes needs {STATE}NAMESPACE/NAME")
     namespace, name = namespaced(state.removeprefix(STATE))

@@ -25,8 +25,8 @@ _FILES = (
 )
 _STATUS = (
     ("0", "Done; of status, verify and web --once: all is encrypted."),
-    ("1", "An error, which is told."),
-    ("2", "The command line is wrong, or, of cluster, not done yet."),
+    ("1", "An error, which is told; also a wrong option of a command."),
+    ("2", "There is no such command; of cluster, not done yet."),
     ("3", "Not all is encrypted, or, of enroll --once, the renewal is overdue."),
     ("4", "No agent answers."),
 )

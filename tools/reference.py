@@ -12,7 +12,14 @@ from ovn_ipsec.desired.options import FORBIDDEN, PREFIX, TABLE
 from ovn_ipsec.model.causes import CauseCode
 from ovn_ipsec.model.conns import GuardCounters, GuardMode, OwnCertificate
 from ovn_ipsec.model.enrolment import Enrolment, EnrolmentState
-from ovn_ipsec.model.snapshot import GuardStatus, Snapshot
+from ovn_ipsec.model.snapshot import (
+    ActiveConnection,
+    GuardStatus,
+    Snapshot,
+    TunnelState,
+    TunnelStatus,
+)
+from ovn_ipsec.model.work import Work
 from ovn_ipsec.status.metrics import render_metrics
 from tools.commands import Command, authority_commands, node_commands
 from tools.manual import authority_page, completion, node_page
@@ -81,11 +88,14 @@ def render_settings(groups: Sequence[Sequence[Command]]) -> str:
 
 
 def render_metric_list() -> str:
-    """docs/metric-list.md: every family that a node with a guard and a certificate tells."""
+    """docs/metric-list.md: every family of a node that has something to tell in each."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
+    active = ActiveConnection("t-in-1", "", 0, 0, 0)
     snapshot = Snapshot(
         0.0,
         now,
+        tunnels=(TunnelStatus("t", 1, TunnelState.CONFIGURED, None, connections=(active,)),),
+        work=Work(xfrm_errors={"XfrmInNoStates": 0}),
         guard=GuardStatus(True, True, GuardMode.ENFORCE, GuardCounters(0, 0), 0.0),
         certificate=OwnCertificate("node", now, None, now),
         enrolment=Enrolment(EnrolmentState.OK, now),

@@ -198,3 +198,7 @@ class Snapshot:
     first_complete_s: float | None = None
     """When every source had reported, and pluto and the kernel could be read, for the first
     time."""
+
+    def unread(self, subject: Subject) -> Stale | None:
+        """Why the last observation of this failed; None: it did not."""
+        return next((stale for stale in self.stale if stale.subject is subject), None)

@@ -109,13 +109,12 @@ def _step_cause(error: str) -> Cause:
 
 
 def _ike_cause(snapshot: Snapshot) -> Cause | None:
-    for stale in snapshot.stale:
-        if stale.subject is Subject.IKE:
-            return Cause(
-                Code.IKE_UNKNOWN,
-                f"pluto's state cannot be read: {stale.reason}",
-                "look whether pluto hangs; restart it if so",
-            )
+    if stale := snapshot.unread(Subject.IKE):
+        return Cause(
+            Code.IKE_UNKNOWN,
+            f"pluto's state cannot be read: {stale.reason}",
+            "look whether pluto hangs; restart it if so",
+        )
     if snapshot.ike is not None and not snapshot.ike.running:
         why = f": {snapshot.ike_error}" if snapshot.ike_error else ""
         return Cause(
@@ -126,10 +125,9 @@ def _ike_cause(snapshot: Snapshot) -> Cause | None:
 
 def _nss_cause(snapshot: Snapshot) -> Cause | None:
     remedy = "check the NSS database (certutil -L -d sql:/var/lib/ipsec/nss), its disk and rights"
-    for stale in snapshot.stale:
-        if stale.subject is Subject.CREDENTIALS:
-            text = f"pluto's NSS database cannot be read: {stale.reason}"
-            return Cause(Code.NSS_BROKEN, text, remedy)
+    if stale := snapshot.unread(Subject.CREDENTIALS):
+        text = f"pluto's NSS database cannot be read: {stale.reason}"
+        return Cause(Code.NSS_BROKEN, text, remedy)
     if snapshot.credential_error:
         text = f"pluto's NSS database cannot be changed: {snapshot.credential_error}"
         return Cause(Code.NSS_BROKEN, text, remedy)
@@ -142,10 +140,9 @@ def _node_causes(snapshot: Snapshot) -> tuple[Cause, ...]:
 
 
 def _guard_cause(snapshot: Snapshot) -> Cause | None:
-    for stale in snapshot.stale:
-        if stale.subject is Subject.GUARD:
-            text = f"the guard's nftables table cannot be read: {stale.reason}"
-            return Cause(Code.GUARD_ABSENT, text, "find out why nft fails on this node")
+    if stale := snapshot.unread(Subject.GUARD):
+        text = f"the guard's nftables table cannot be read: {stale.reason}"
+        return Cause(Code.GUARD_ABSENT, text, "find out why nft fails on this node")
     guard = snapshot.guard
     if guard is None or (guard.present and guard.intact):
         return None

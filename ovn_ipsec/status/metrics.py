@@ -23,7 +23,7 @@ import ovn_ipsec
 from ovn_ipsec.model.causes import CauseCode
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.enrolment import EnrolmentState
-from ovn_ipsec.model.snapshot import Snapshot, TunnelStatus
+from ovn_ipsec.model.snapshot import Snapshot, Subject, TunnelStatus
 from ovn_ipsec.model.work import Durations
 from ovn_ipsec.status.words import STATES, state_word
 
@@ -85,7 +85,7 @@ class _Families(Collector):
 
     def _ike(self) -> Iterator[Metric]:
         ike = self._snapshot.ike
-        up = ike is not None and ike.running and not self._snapshot.stale
+        up = ike is not None and ike.running and self._snapshot.unread(Subject.IKE) is None
         yield _gauge("pluto_up", "1: pluto runs and answers", up)
         version = ike.version if ike else ""
         yield InfoMetricFamily(f"{_PREFIX}pluto", "The IKE daemon", value={"version": version})
@@ -100,6 +100,8 @@ class _Families(Collector):
         intact = guard is not None and guard.present and guard.intact
         yield _gauge("guard_intact", "1: the guard's table is as it must be", intact)
         mode = guard.mode if guard else None
+        if guard and not guard.present and self._snapshot.guard_wanted is GuardMode.OFF:
+            mode = GuardMode.OFF
         modes = {str(each): each is mode for each in GuardMode}
         yield _labelled("guard_mode", "1: what the guard does", "mode", modes)
         if guard is not None and guard.counters is not None:

@@ -169,7 +169,7 @@ def _node_reasons(snapshot: Snapshot, now_s: float) -> list[str]:
 
 def _guard_reason(snapshot: Snapshot) -> str | None:
     guard = snapshot.guard
-    if guard is None or any(stale.subject is Subject.GUARD for stale in snapshot.stale):
+    if guard is None or snapshot.unread(Subject.GUARD):
         return "guard: its table cannot be read"
     if snapshot.guard_wanted is GuardMode.OFF:
         return None
@@ -183,9 +183,8 @@ def _guard_reason(snapshot: Snapshot) -> str | None:
 
 
 def _ike_reason(snapshot: Snapshot) -> str | None:
-    for stale in snapshot.stale:
-        if stale.subject is Subject.IKE:
-            return f"IKE daemon: does not answer: {_short(stale.reason)}"
+    if stale := snapshot.unread(Subject.IKE):
+        return f"IKE daemon: does not answer: {_short(stale.reason)}"
     if snapshot.ike is None:
         return "IKE daemon: not asked yet"
     return None if snapshot.ike.running else "IKE daemon: not running"

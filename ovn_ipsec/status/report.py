@@ -170,10 +170,8 @@ def ike_unknown(snapshot: Snapshot) -> str | None:
     """Why nothing can be said about connections and SAs; None when something can."""
     if snapshot.ike is not None:
         return None
-    for stale in snapshot.stale:
-        if stale.subject is Subject.IKE:
-            return stale.reason
-    return "the agent has not read it yet"
+    stale = snapshot.unread(Subject.IKE)
+    return stale.reason if stale else "the agent has not read it yet"
 
 
 def chosen_tunnels(snapshot: Snapshot, name: str | None) -> tuple[TunnelStatus, ...] | None:
@@ -319,9 +317,8 @@ def _stale_text(stale: Stale, now_s: float) -> str:
 
 def _dict_footnote(snapshot: Snapshot, now_s: float) -> str:
     """A Python comment, which ``ast.literal_eval`` of the answer skips; empty when fresh."""
-    for stale in snapshot.stale:
-        if stale.subject is Subject.IKE:
-            return f"# {_stale_text(stale, now_s)}\n"
+    if stale := snapshot.unread(Subject.IKE):
+        return f"# {_stale_text(stale, now_s)}\n"
     if now_s - snapshot.taken_at_s > OLD_AFTER_S:
         return f"# read {_age(now_s, snapshot.taken_at_s)} ago\n"
     return ""

@@ -21,6 +21,8 @@ from ovn_ipsec.model.snapshot import (
     GuardStatus,
     IkeStatus,
     Snapshot,
+    Stale,
+    Subject,
     TunnelState,
     TunnelStatus,
 )
@@ -105,6 +107,21 @@ def test_audit_mode_says_that_packets_passed() -> None:
     told = samples(replace(node(), guard=audit))
     assert told["plaintext_packets_total{action=passed,direction=out}"] == 1
     assert told["guard_mode{mode=audit}"] == 1
+
+
+def test_a_guard_that_is_wanted_off_is_told_as_such_once_its_table_is_gone() -> None:
+    gone = GuardStatus(present=False, intact=False, mode=None, counters=None, read_at_s=5.0)
+    off = replace(node(), guard_wanted=GuardMode.OFF)
+    assert samples(replace(off, guard=gone))["guard_mode{mode=off}"] == 1
+    assert samples(off)["guard_mode{mode=off}"] == 0
+    lost = replace(node(), guard=gone, guard_wanted=GuardMode.ENFORCE)
+    assert samples(lost)["guard_mode{mode=off}"] == 0
+
+
+@pytest.mark.parametrize("subject", Subject)
+def test_pluto_is_down_for_its_own_silence_alone(subject: Subject) -> None:
+    told = samples(replace(node(), stale=(Stale(subject, "no answer", None),)))
+    assert told["pluto_up"] == (subject is not Subject.IKE)
 
 
 def test_nothing_known_is_rendered_too() -> None:

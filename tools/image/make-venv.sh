@@ -8,7 +8,7 @@ python3 -m venv "$work/build"
 "$work/build/bin/pip" wheel --quiet --no-deps --wheel-dir "$work" "$source"
 python3 -m venv --without-pip "$target"
 wheel=$(echo "$work"/ovn_ipsec-*.whl)
-"$work/build/bin/pip" --python "$target/bin/python3" install --quiet "$wheel[ca,kubernetes,render]"
+"$work/build/bin/pip" --python "$target/bin/python3" install --quiet "$wheel[ca,kubernetes,metrics,render,status]"
 rm -rf "$work"
 # Nothing can write below /opt when the image runs.
 "$target/bin/python3" -m compileall -q "$target/lib" || true
