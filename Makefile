@@ -6,7 +6,9 @@
 #   make test-all   the same with the slow scenarios, on every lab root
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
-#   make docs       the documentation as a site in build/site, warnings are errors; man pages checked
+#   make install    this tree on this node: /opt/ovn-ipsec, links, systemd units; starts nothing
+#   make docs       the documentation as a site in build/site, warnings are errors; man pages, and
+#                   units as installed, checked
 #   make test-web   the cluster view in headless Chromium, which is installed if it is missing
 #   make test-web-lab  the scenarios of the lab, then its cluster view's pages in Chromium
 #   make web-picture  its picture for the documentation
@@ -39,9 +41,12 @@ MEMORY := $(firstword $(wildcard /dev/shm) /tmp)
 # Rewriting the tests' assertions anew in every run would take longer than most modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: check check-code check-tests format test test-all test-kubernetes test-kubelet \
+.PHONY: install check check-code check-tests format test test-all test-kubernetes test-kubelet \
   bench-kubernetes docs test-web test-web-lab web-picture image bench contract monitoring system demo \
   lab-shell lab-build lab-host clean
+
+install:
+	tools/install.sh
 
 check: $(STAMP)
 	$(MAKE) --jobs=2 --output-sync=target check-code check-tests
@@ -82,7 +87,7 @@ test-kubernetes: $(STAMP)
 	$(BIN)/python -m pytest -q tests/kubernetes tests/image -m "kubernetes and not slow"
 
 docs: $(STAMP)
-	tools/install-mandoc.sh
+	tools/install-checkers.sh
 	$(BIN)/python -m pip install --quiet -e .[docs]
 	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python -m pytest -q tests/docs

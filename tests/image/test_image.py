@@ -57,7 +57,8 @@ def answer(pod: Pod, *command: str, user: int = 65532) -> str:
         ("certutil -H", "Create a new"),
         ("ip -V", "iproute2"),
         # What only some commands import.
-        ("python3 -c import\tkubernetes,yaml,h11,ovs.jsonrpc,prometheus_client,rich;print(1)", "1"),
+        ("python3 -c import\tkubernetes,yaml,h11,ovs.jsonrpc;print(1)", "1"),
+        ("python3 -c import\tprometheus_client,rich;print(1)", "1"),
     ],
 )
 def test_every_program_answers_without_rights(
