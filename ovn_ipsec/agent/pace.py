@@ -134,7 +134,7 @@ class Pace:
 
     def looked(self, began: float, now: float, again_at: float, *, acted: bool) -> None:
         """It has ended; the next is due at ``again_at``, or soon when this one acted."""
-        self._due_at = again_at
+        self._due_at = max(again_at, now + SETTLE_S)
         self._rests(began, now)
         if acted:
             self._note(now)

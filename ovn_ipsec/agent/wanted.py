@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ovn_ipsec.agent.clock import wall_clock
 from ovn_ipsec.desired.build import Policy, build
 from ovn_ipsec.desired.overlay import TunnelRows, addresses_to_look_up
-from ovn_ipsec.model.conns import Desired, Guard, InstalledCredential, InstalledTunnel, Unobserved
+from ovn_ipsec.model.conns import (
+    Desired,
+    Guard,
+    GuardPort,
+    GuardTuple,
+    InstalledCredential,
+    InstalledTunnel,
+    Unobserved,
+)
 from ovn_ipsec.model.facts import Facts, PkiFact
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles, CredentialPaths
@@ -20,6 +28,11 @@ REBUILD_S = 60.0
 ROUTE_SETTLE_S = 1.0
 """A route that goes and comes back meanwhile changes nothing: another source address would have
 every tunnel without `local_ip` replaced, and replaced back."""
+
+
+STILL_CLOSED_S = 300.0
+"""A row leaves OVSDB before vswitchd has taken its tunnel from the datapath, which goes on sending
+by its flows: for milliseconds, or until a vswitchd that is being restarted is back."""
 
 
 class Wanted:
@@ -44,6 +57,8 @@ class Wanted:
         """When to look addresses up again; None while no route has changed."""
         self._sources_of_routes: dict[str, str | None] = {}
         self._rows = TunnelRows()
+        self._closed_until_s: dict[GuardPort | GuardTuple, float] = {}
+        """What rows have closed in the guard, each until a while after its row was last there."""
         self._built: tuple[object, float, Desired] | None = None
         """What it was built from, when it is stale, and the result."""
 
@@ -66,15 +81,15 @@ class Wanted:
         guard: Guard | None,
     ) -> Desired:
         """What is wanted now; while OVSDB is not in sync only that ``guard`` stays."""
+        if self.routes_due_at_s is not None and time.monotonic() >= self.routes_due_at_s:
+            self.routes_due_at_s = None
+            self._sources_of_routes = {}
         if not self._ovsdb.in_sync:
             problem = self._ovsdb.problem
             return Desired(guard=guard, problems=(problem,) if problem else ())
         node, tunnels = self._ovsdb.snapshot()
         self.pki = self._read_files()
         looked_up = addresses_to_look_up(tunnels)
-        if self.routes_due_at_s is not None and time.monotonic() >= self.routes_due_at_s:
-            self.routes_due_at_s = None
-            self._sources_of_routes = {}
         known = self._sources_of_routes
         known |= self._addresses.lookup(looked_up - known.keys())
         self._sources_of_routes = {end: known[end] for end in looked_up}
@@ -88,10 +103,19 @@ class Wanted:
         )
         records = {} if isinstance(installed, Unobserved) else installed
         incumbents = {name: each.peer_name for name, each in records.items()}
+        if self._built is None and guard is not None:
+            # The last run's. Ports may have been the operator's choice, which may have changed.
+            self._note_closed(guard.closed_peers)
         desired = self._build(facts, incumbents, credentials)
+        self._note_closed(desired.closed_by_rows)
         if not self._ovsdb.problem:
             return desired
         return replace(desired, problems=(*desired.problems, self._ovsdb.problem))
+
+    def _note_closed(self, entries: Collection[GuardPort | GuardTuple]) -> None:
+        if entries:
+            until_s = time.monotonic() + STILL_CLOSED_S
+            self._closed_until_s |= dict.fromkeys(entries, until_s)
 
     def _read_files(self) -> PkiFact:
         now = time.monotonic()
@@ -106,8 +130,11 @@ class Wanted:
         incumbents: Mapping[str, str | None],
         credentials: tuple[InstalledCredential, ...],
     ) -> Desired:
-        timeless = (replace(facts, now=None), incumbents, credentials)
         now = time.monotonic()
+        until_s = self._closed_until_s
+        self._closed_until_s = {entry: at for entry, at in until_s.items() if now < at}
+        still_closed = frozenset(self._closed_until_s)
+        timeless = (replace(facts, now=None), incumbents, credentials, still_closed)
         if self._built is None or self._built[0] != timeless or now >= self._built[1]:
             desired = build(
                 facts,
@@ -115,6 +142,7 @@ class Wanted:
                 incumbents=incumbents,
                 installed=credentials,
                 rows=self._rows,
+                still_closed=still_closed,
             )
             self._built = (timeless, now + REBUILD_S, desired)
         return self._built[2]

@@ -16,6 +16,7 @@ from ovn_ipsec.model.conns import (
     Desired,
     GuardMode,
     GuardPort,
+    GuardTuple,
     InstalledCredential,
     OwnCertificate,
     WantedTunnel,
@@ -44,6 +45,7 @@ def build(
     incumbents: Mapping[str, str | None],
     installed: Collection[InstalledCredential],
     rows: TunnelRows | None = None,
+    still_closed: Collection[GuardPort | GuardTuple] = (),
 ) -> Desired:
     """The wanted state; never raises for anything that a source can say.
 
@@ -53,6 +55,7 @@ def build(
     what is kept while a file is bad, and whether ``rightca`` may be ``%any``; forgetting them
     would replace connections for nothing.
     ``rows``: what the last build made of them; saves work, changes nothing.
+    ``still_closed``: what rows of a while ago had closed in the guard (``build_guard``).
     """
     ipsec = [tunnel for tunnel in facts.tunnels if wants_ipsec(tunnel)]
     certificates_wanted = any("psk" not in tunnel.options for tunnel in ipsec)
@@ -64,6 +67,7 @@ def build(
         guard_ports=policy.guard_ports,
         allow_plain=policy.allow_plain,
         allow_hw_offload=policy.allow_hw_offload,
+        still_closed=still_closed,
     )
     around = Surroundings(
         credentials=verdict,
@@ -85,6 +89,7 @@ def build(
         credentials=verdict.credentials,
         keep_credentials=verdict.keep,
         guard=rules.guard if facts.in_sync else None,
+        closed_by_rows=rules.closed_by_rows,
         complete=facts.in_sync,
         problems=tuple(dict.fromkeys(problems)),
         certificate=_own_certificate(facts, verdict, ipsec),

@@ -36,6 +36,8 @@ class GuardRules:
     """Interface -> what the guard does with a row that does not say all it should."""
     problems: tuple[str, ...] = ()
     """Of the node as a whole."""
+    closed_by_rows: frozenset[GuardPort | GuardTuple] = frozenset()
+    """What is closed because there is a row with an IPsec option that sends to it."""
 
 
 def build_guard(
@@ -45,16 +47,19 @@ def build_guard(
     guard_ports: frozenset[GuardPort],
     allow_plain: frozenset[GuardPort] = frozenset(),
     allow_hw_offload: bool = False,
+    still_closed: Collection[GuardPort | GuardTuple] = (),
 ) -> GuardRules:
     """The guard for these rows.
 
     ``guard_ports`` are closed to everybody besides udp/6081. ``allow_plain`` opens udp/6081 (to
     all but the peers of rows with IPsec) while a row without IPsec has no literal ``remote_ip``.
+    ``still_closed``: what was closed for rows that may be gone by now, from OVSDB and not yet from
+    the datapath; only a row without IPsec that sends there opens it.
     """
     asking: list[TunnelFact] = []
     plain: list[TunnelFact] = []
     warnings: dict[str, str] = {}
-    ports = {GENEVE, *guard_ports}
+    ports_of_rows: set[GuardPort] = set()
     by_kind: dict[tuple[str, str | None], set[str]] = {}
     for tunnel in facts.tunnels:
         if not wants_ipsec(tunnel):
@@ -66,7 +71,7 @@ def build_guard(
         remote = _literal_to_close(options.get("remote_ip", ""))
         if remote is None:
             some = _reached_ports(*kind)
-            ports |= some
+            ports_of_rows |= some
             warnings[tunnel.name] = (
                 f"asks for IPsec without a numeric options:remote_ip, so {_named(some)} is "
                 "closed to everybody; set the address of the peer"
@@ -74,27 +79,52 @@ def build_guard(
         else:
             by_kind.setdefault(kind, set()).add(remote)
     reached = [(_reached_ports(*kind), remotes) for kind, remotes in by_kind.items()]
+    ports = {GENEVE, *guard_ports, *ports_of_rows}
+    ports |= {entry for entry in still_closed if isinstance(entry, GuardPort)}
     exempt: set[GuardTuple] = set()
     if mode is not GuardMode.ENFORCE_ALWAYS:
         ports -= _opened(plain, allow_plain - guard_ports)
         exempt = _exempt(plain, reached, ports, warnings)
+    # What is closed to everybody need not be closed to each peer: nothing exempts those, and
+    # the table of a cluster that is all Geneve stays as small as that.
+    closed_peers = {
+        GuardTuple(remote, port.protocol, port.port)
+        for some, remotes in reached
+        for port in some - ports
+        for remote in remotes
+    }
+    closed_by_rows = frozenset(ports_of_rows | closed_peers)
+    closed_peers |= _unclaimed(still_closed, plain, ports)
     problems: list[str] = []
     guard = Guard(
         mode=mode,
         closed_ports=frozenset(ports),
-        # What is closed to everybody need not be closed to each peer: nothing exempts those, and
-        # the table of a cluster that is all Geneve stays as small as that.
-        closed_peers=frozenset(
-            GuardTuple(remote, port.protocol, port.port)
-            for some, remotes in reached
-            for port in some - ports
-            for remote in remotes
-        ),
+        closed_peers=frozenset(closed_peers),
         exempt=frozenset(exempt),
         skb_mark=_skb_mark(facts.node.other_config.get("ipsec_skb_mark"), problems),
     )
     invalid = _out_of_reach(asking, facts.node.other_config, allow_hw_offload)
-    return GuardRules(guard, invalid, warnings, tuple(problems))
+    return GuardRules(guard, invalid, warnings, tuple(problems), closed_by_rows)
+
+
+def _unclaimed(
+    still_closed: Collection[GuardPort | GuardTuple],
+    plain: Iterable[TunnelFact],
+    ports: Collection[GuardPort],
+) -> set[GuardTuple]:
+    """What is still closed to one peer, of no port that is closed to everybody."""
+    tuples = {entry for entry in still_closed if isinstance(entry, GuardTuple)}
+    if not tuples:
+        return tuples
+    claimed = {
+        (_literal(tunnel.options.get("remote_ip", "")), _plain_port(tunnel)) for tunnel in plain
+    }
+    return {
+        entry
+        for entry in tuples
+        if (port := GuardPort(entry.protocol, entry.port)) not in ports
+        and (entry.remote, port) not in claimed
+    }
 
 
 def _exempt(

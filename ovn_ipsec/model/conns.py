@@ -403,6 +403,8 @@ class Desired:
     """Nicknames that stay although no file provides them now (the last good ones)."""
     guard: Guard | None = None
     """None: the guard is not ours to change now (mode unknown before the first snapshot)."""
+    closed_by_rows: frozenset[GuardPort | GuardTuple] = frozenset()
+    """What of it is there for rows that exist: the rest is always, or still, closed."""
     complete: bool = False
     """Every enabled source has reported once; only then is anything removed."""
     problems: tuple[str, ...] = ()
