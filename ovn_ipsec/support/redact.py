@@ -51,6 +51,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"(:\s*(?:PSK|PPKS|XAUTH|PIN|RSA|ECDSA|PPK_STATIC)\s+)[^\n]*", re.IGNORECASE),
         rf"\1{HIDDEN}",
     ),
+    # Of a tunnel's content, its key included, in our own files: keys can be guessed by it.
+    (re.compile(r'("digest"\s*:\s*)"[^"]*"'), rf'\1"{HIDDEN}"'),
     # ip-xfrm(8): "aead rfc4106(gcm(aes)) 0x... 128".
     (re.compile(r"((?:enc|auth|auth-trunc|aead|comp) \S+ )0x[0-9a-fA-F]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(Authorization:\s*\w+\s+)\S+", re.IGNORECASE), rf"\1{HIDDEN}"),

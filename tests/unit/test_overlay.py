@@ -318,6 +318,18 @@ def test_rows_whose_connections_would_share_a_name_are_told_apart() -> None:
     assert "rename one of the two" in (problems["t-in"] or "")
 
 
+def test_of_two_keys_for_one_pair_of_addresses_only_one_is_taken() -> None:
+    key = "another key of 16"
+    rows = [_wanted("a"), _wanted("b", "vxlan", psk=key), _wanted("c", "vxlan", dst_port="8472")]
+    for first, refused in ({"a"}, ["b"]), ({"b"}, ["a", "c"]):
+        problems = _problems(rows, first)
+        assert [name for name, problem in problems.items() if problem] == refused
+        (winner,) = first
+        told = problems[refused[0]]
+        assert f"interface {winner} has another options:psk from 192.0.2.1 to" in (told or "")
+        assert key not in (told or "")
+
+
 def test_invalid_row_stands_in_nobodys_way() -> None:
     problems = _problems([_wanted("a", ipsec_auto="start"), _wanted("b")], {"a"})
     assert problems["b"] is None

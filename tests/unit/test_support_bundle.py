@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovn_ipsec.drivers.libreswan_text import render_secret
+from ovn_ipsec.drivers.libreswan_text import render_secret, render_tunnel
 from ovn_ipsec.errors import OvnIpsecError
 from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig
 from ovn_ipsec.support import bundle
@@ -25,6 +25,7 @@ from ovn_ipsec.support.redact import (
     secrets_of_key,
     secrets_of_rows,
 )
+from tests.unit.world import config
 from tools.lab.pki import key_pem, make_key
 
 PSK = "correct horse 'battery' \"staple\" ü"
@@ -178,6 +179,14 @@ def test_unknown_secret_is_known_by_its_surroundings(line: str) -> None:
     said = Redactor().clean(line)
     assert "abc123" not in said and "616263" not in said and "a b" not in said
     assert HIDDEN in said
+
+
+def test_nothing_by_which_a_key_could_be_guessed_stays_of_a_tunnels_file() -> None:
+    file = render_tunnel("t", 1, config(psk="swordfish-summer"))
+    assert config(psk="swordfish-summer").digest in file
+    cleaned = Redactor().clean(file)
+    assert config(psk="swordfish-summer").digest not in cleaned
+    assert "conn t-in-1" in cleaned
 
 
 def test_what_is_no_secret_stays(fake: FakeNode) -> None:
