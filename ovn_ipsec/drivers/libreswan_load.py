@@ -32,6 +32,10 @@ class Load:
         """All that an operator's options have a part in."""
         return type(self.step.config.auth), self.step.config.keywords
 
+    def reject(self, said: str) -> None:
+        """libreswan's parser has this against it, or against another of its kind."""
+        self.error = f"tunnel {self.step.tunnel}: libreswan rejects its options: {said}"
+
 
 class Loader:
     """Loads into one pluto, and remembers which kinds of tunnel its parser accepts."""
@@ -107,17 +111,16 @@ class Loader:
         if parses(self._pluto.addconn(batch, "--checkconfig")):
             self._accepted |= fresh.keys()
             return
+        complaints = {kind: self._complaint(load) for kind, load in fresh.items()}
+        self._accepted |= {kind for kind, said in complaints.items() if said is None}
         for load in loads:
-            if load.kind in fresh:
-                load.error = self._complaint(load)
+            if (said := complaints.get(load.kind)) is not None:
+                load.reject(said)
 
     def _complaint(self, load: Load) -> str | None:
         """What libreswan's parser has against this tunnel alone."""
         done = self._pluto.addconn(load.files.conf, "--checkconfig")
-        if parses(done):
-            return None
-        said = complaint(done.stderr + done.stdout)
-        return f"tunnel {load.step.tunnel}: libreswan rejects its options: {said}"
+        return None if parses(done) else complaint(done.stderr + done.stdout)
 
     def reread_keys(self) -> None:
         """Have pluto read the keys, if they have changed since it did. Raises DriverError."""
@@ -143,8 +146,8 @@ class Loader:
                     f"tunnel {load.step.tunnel}: libreswan did not load {missing[0]}: {reason}"
                 )
                 self._accepted.discard(load.kind)
-                if (rejected := self._complaint(load)) is not None:
-                    load.error = rejected
+                if (said := self._complaint(load)) is not None:
+                    load.reject(said)
                     self._store.remove(load.step.tunnel)
 
 

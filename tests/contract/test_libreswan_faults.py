@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from ovn_ipsec.drivers.command import Completed
 from ovn_ipsec.drivers.libreswan import Libreswan
+from ovn_ipsec.drivers.pluto import Pluto
 from ovn_ipsec.model.conns import CertificateAuth
 from ovn_ipsec.model.steps import (
     AddConnection,
@@ -54,6 +56,27 @@ def test_one_bad_tunnel_of_a_batch_gets_its_own_reason_and_leaves_no_file(
     daemon.stop()
     daemon.start()
     assert "t5-out-1" in driver.observe().loaded
+
+
+def test_a_bad_word_in_many_rows_costs_a_check_of_each_kind_of_row(
+    driver: Libreswan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[str] = []
+    addconn = Pluto.addconn
+
+    def noted(pluto: Pluto, text: str, *words: str) -> Completed:
+        checks.extend(word for word in words if word == "--checkconfig")
+        return addconn(pluto, text, *words)
+
+    monkeypatch.setattr(Pluto, "addconn", noted)
+    good = [AddConnection(f"g{n}", 1, config(f"10.91.2.{n}")) for n in range(1, 9)]
+    bogus = (("bogus", "1"),)
+    bad = [AddConnection(f"b{n}", 1, config(f"10.91.3.{n}", keywords=bogus)) for n in range(1, 9)]
+    got = errors(driver.apply([*good, *bad]))
+    assert got[:8] == [None] * 8
+    for step, error in zip(bad, got[8:], strict=True):
+        assert error is not None and error.startswith(f"tunnel {step.tunnel}: libreswan rejects")
+    assert len(checks) == 3  # all at once, then the two kinds
 
 
 def test_a_connection_deleted_behind_our_back_is_noticed_from_its_sas(
