@@ -3,6 +3,7 @@
 # systemd units, man pages and completions. Starts nothing.
 #   [DESTDIR=DIR] tools/install.sh
 set -eu
+umask 022 # the authority's user runs what root installs
 source=$(cd "$(dirname "$0")/.." && pwd)
 root=${DESTDIR:-} home=/opt/ovn-ipsec local=/usr/local
 python3 -m venv "$root$home"
