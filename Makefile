@@ -3,7 +3,8 @@
 #
 #   make check      style, types, unused code, layers, unit tests; no root; under a minute
 #   make test       check, then contract tests and core scenarios in the lab
-#   make test-all   the same with the slow scenarios, on every lab root
+#   make test-all   check, contract tests and all scenarios on every lab root, slow ones too; the real
+#                   kubelet; the signer's benchmark. Not docs, monitoring, test-web, test-kubernetes
 #   make test-kubernetes  the signer against a real API server, which is built once and kept; the
 #                         manifests; the image
 #   make install    this tree on this node: /opt/ovn-ipsec, links, systemd units; starts nothing
