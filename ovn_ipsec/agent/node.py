@@ -366,8 +366,8 @@ class Agent:
         desired, installed, credentials = self._read_wanted()
         observed = Observed(ike, installed, credentials, Unobserved("put in place already"))
         made = plan_changes(desired, before.tunnels, observed, self._memory, began)
+        self._memory = made.memory
         if made.steps:
-            self._memory = made.memory
             self._do(made.steps)
             self._publication.note_apply(time.monotonic() - began)
         elif desired.credentials != before.credentials:

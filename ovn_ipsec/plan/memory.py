@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ovn_ipsec.model.steps import (
+    AddConnection,
     DeleteSa,
     InitiateConnection,
     InstallCredential,
     Listen,
     Outcome,
+    RecordConnection,
     RemoveCredential,
+    ReplaceConnection,
     SetGuard,
     StartIke,
     Step,
@@ -29,6 +32,8 @@ class Retry:
     failures: int
     not_before: float
     error: str
+    content: str = ""
+    """Digest of what was to be loaded; empty when the step was to load nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +101,13 @@ class Memory:
         errors = (retry.error for key, retry in self.retries.items() if key.startswith(prefix))
         return next(errors, None)
 
-    def may_try(self, key: str, now: float) -> bool:
-        """Whether a step that may have failed before is due again."""
+    def may_try(self, key: str, now: float, content: str = "") -> bool:
+        """Whether a step that may have failed before is due again.
+
+        Content that could not be loaded delays neither other content nor the drop.
+        """
         retry = self.retries.get(key)
-        return retry is None or now >= retry.not_before
+        return retry is None or retry.content != content or now >= retry.not_before
 
 
 def retry_key(step: Step) -> str:
@@ -117,6 +125,13 @@ def retry_key(step: Step) -> str:
     return f"tunnel:{step.tunnel}"
 
 
+def _content(step: Step) -> str:
+    """``Retry.content`` of a step."""
+    if isinstance(step, AddConnection | ReplaceConnection | RecordConnection):
+        return step.config.digest
+    return ""
+
+
 def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
     """The memory after steps were applied: failures back off, a success clears them.
 
@@ -132,17 +147,18 @@ def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
             if key.startswith("tunnel:"):
                 retries.pop(f"sa:{key.removeprefix('tunnel:')}", None)
             continue
+        content = _content(outcome.step)
         before = retries.get(key)
-        failures = before.failures + 1 if before else 1
+        failures = before.failures + 1 if before and before.content == content else 1
         delay = min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** (failures - 1))
         if isinstance(outcome.step, InitiateConnection | DeleteSa):
             delay = 0.0
-        retries[key] = Retry(failures, now + delay, outcome.error)
+        retries[key] = Retry(failures, now + delay, outcome.error, content)
     return replace(memory, retries=retries)
 
 
 def forget_failures(memory: Memory, keys: Iterable[str]) -> Memory:
-    """Of steps that are not due any more: what failed has come right by itself."""
+    """Of steps that are not due any more: what failed has come right, or is wanted no longer."""
     gone = memory.retries.keys() & set(keys)
     if not gone:
         return memory

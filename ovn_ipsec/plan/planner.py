@@ -115,6 +115,7 @@ def plan(
     if isinstance(ike, Unobserved) or isinstance(installed, Unobserved):
         draft.wakes.append(now + OBSERVE_AGAIN_S)
         return Plan(draft.steps(), memory, min(draft.wakes))
+    memory = _forget_unwanted(desired, installed, memory)
     if not ike.running:
         down_since = now if memory.ike_down_since is None else memory.ike_down_since
         memory = replace(memory, ike_down_since=down_since)
@@ -161,13 +162,14 @@ def plan_changes(
     remembered = {name: m for name, m in memory.tunnels.items() if name in desired.tunnels}
     room = REPLACE_WAVE if now >= memory.replace_after else 0
     after = memory.replace_after
+    memory = _forget_unwanted(desired, installed, memory)
     for name, tunnel in desired.tunnels.items():
         config = tunnel.config
         if config is None or tunnel.withdrawn or before.get(name) == tunnel:
             continue
         known = remembered.get(name, TunnelMemory())
         planned = plan_content(name, config, installed.get(name), view, known, now)
-        if planned is None or not memory.may_try(f"tunnel:{name}", now):
+        if planned is None or not memory.may_try(f"tunnel:{name}", now, config.digest):
             continue
         if planned.disruptive:
             if not room:
@@ -244,6 +246,27 @@ def _plan_credentials(
     return forget_failures(memory, list(settled))
 
 
+def _forget_unwanted(
+    desired: Desired, installed: Mapping[str, InstalledTunnel], memory: Memory
+) -> Memory:
+    """Failures that are none of what is wanted now: of content that a row had before, of a row
+    that has gone or cannot be had, of a drop when nothing is left to drop."""
+    unwanted = []
+    for key, retry in memory.retries.items():
+        kind, _, name = key.partition(":")
+        if kind not in ("tunnel", "sa"):
+            continue
+        tunnel = desired.tunnels.get(name)
+        if tunnel is not None and tunnel.config is not None:
+            wanted = kind == "sa" or retry.content == tunnel.config.digest
+        else:
+            to_drop = name in installed and (tunnel is None or tunnel.withdrawn)
+            wanted = kind == "tunnel" and to_drop and not retry.content
+        if not wanted:
+            unwanted.append(key)
+    return forget_failures(memory, unwanted)
+
+
 def _notice_generation(ike: ObservedIke, memory: Memory) -> Memory:
     """Another pluto than before: its tunnels start afresh."""
     if ike.generation == memory.generation:
@@ -307,9 +330,11 @@ def _plan_tunnels(
         before = memory.tunnels.get(name, TunnelMemory())
         remembered[name] = before
         config, record = tunnel.config, installed.get(name)
-        if config is None or not memory.may_try(f"tunnel:{name}", now):
+        if config is None:
             continue
         planned = plan_tunnel(name, config, record, view, before, now, memory.crowd)
+        if planned.steps and not memory.may_try(f"tunnel:{name}", now, config.digest):
+            continue
         if planned.disruptive:
             if isinstance(config.auth, CertificateAuth) and not nss_known:
                 # What NSS holds decides rightca: the change may be none at all.

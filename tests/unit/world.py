@@ -167,6 +167,8 @@ class World:
         seen = self.observe()
         made = self._follow_changes(want, seen)
         self.wake_at = self.now + 0.5
+        if made is not None:
+            self.memory = made.memory
         if made is None or not made.steps:
             made = plan(want, seen, self.memory, self.now)
             assert isinstance(seen.ike, ObservedIke)
