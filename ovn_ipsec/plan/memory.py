@@ -93,7 +93,9 @@ class Memory:
     def node_errors(self) -> tuple[str, ...]:
         """Why steps that concern the whole node failed the last time."""
         return tuple(
-            retry.error for key, retry in self.retries.items() if not key.startswith("tunnel:")
+            retry.error
+            for key, retry in self.retries.items()
+            if not key.startswith(("tunnel:", "sa:"))
         )
 
     def step_error(self, prefix: str) -> str | None:
@@ -114,8 +116,10 @@ def retry_key(step: Step) -> str:
     """Whose fault it is when this step fails."""
     if isinstance(step, SetGuard):
         return "guard"
-    if isinstance(step, StartIke | Listen):
+    if isinstance(step, StartIke):
         return "ike"
+    if isinstance(step, Listen):
+        return "listen"
     if isinstance(step, InstallCredential):
         return f"credential:{step.credential.nickname}"
     if isinstance(step, RemoveCredential):
@@ -135,9 +139,9 @@ def _content(step: Step) -> str:
 def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
     """The memory after steps were applied: failures back off, a success clears them.
 
-    Initiations and SA deletes have a pace of their own in TunnelMemory; their failure is kept
-    as the tunnel's error, but delays nothing else, and neither do they end the back-off of a
-    load that failed.
+    Initiations and SA deletes have a pace of their own in TunnelMemory, and so has Listen; their
+    failure is kept as the tunnel's or the node's error, but delays nothing else, and neither do
+    they end the back-off of a load that failed.
     """
     retries = dict(memory.retries)
     for outcome in outcomes:
@@ -151,7 +155,7 @@ def remember(memory: Memory, outcomes: Iterable[Outcome], now: float) -> Memory:
         before = retries.get(key)
         failures = before.failures + 1 if before and before.content == content else 1
         delay = min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** (failures - 1))
-        if isinstance(outcome.step, InitiateConnection | DeleteSa):
+        if isinstance(outcome.step, InitiateConnection | DeleteSa | Listen):
             delay = 0.0
         retries[key] = Retry(failures, now + delay, outcome.error, content)
     return replace(memory, retries=retries)

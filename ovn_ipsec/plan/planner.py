@@ -117,6 +117,7 @@ def plan(
         return Plan(draft.steps(), memory, min(draft.wakes))
     memory = _forget_unwanted(desired, installed, memory)
     if not ike.running:
+        memory = forget_failures(memory, ["listen"])
         down_since = now if memory.ike_down_since is None else memory.ike_down_since
         memory = replace(memory, ike_down_since=down_since)
         due = not memory.generation or now >= down_since + RESTART_GRACE_S
@@ -124,6 +125,7 @@ def plan(
             draft.first.append(StartIke())
         draft.wakes.append(now + OBSERVE_AGAIN_S)
         return Plan(draft.steps(), memory, min(draft.wakes))
+    memory = forget_failures(memory, ["ike"])
     memory = _notice_generation(ike, replace(memory, ike_down_since=None))
     view = IkeView(ike)
     memory = _plan_listen(desired, installed, view, memory, now, draft)
@@ -300,7 +302,7 @@ def _plan_listen(
         for role in tunnel.config.selectors()
     ]
     if not view.unoriented(names):
-        return replace(memory, listens=0)
+        return replace(forget_failures(memory, ["listen"]), listens=0)
     if now < memory.listen_at:
         draft.wakes.append(memory.listen_at)
         return memory
@@ -324,6 +326,8 @@ def _plan_tunnels(
     wave = REPLACE_WAVE if now >= memory.replace_after else 0
     replaced = initiated = 0
     came_up = False
+    failed = {key.partition(":")[2] for key in memory.retries}
+    recovered: list[str] = []
     for name, tunnel in desired.tunnels.items():
         if tunnel.withdrawn:
             continue  # to be dropped; should it come back, as at first contact
@@ -348,12 +352,15 @@ def _plan_tunnels(
                 draft.wakes.append(now + INITIATE_PAUSE_S)
                 continue
             initiated += 1
+        if planned.at_rest and name in failed:
+            recovered += (f"tunnel:{name}", f"sa:{name}")
         came_up |= before.down_since is not None and planned.memory.down_since is None
         remembered[name] = planned.memory
         for step in planned.steps:
             draft.add(step)
         if planned.wake_at is not None:
             draft.wakes.append(planned.wake_at)
+    memory = forget_failures(memory, recovered)
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
     progress_at = now if came_up else memory.crowd.progress_at

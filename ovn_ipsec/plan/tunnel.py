@@ -74,6 +74,9 @@ class TunnelPlan:
     wake_at: float | None = None
     disruptive: bool = False
     """The steps replace connections that may carry traffic now: to be paced."""
+    at_rest: bool = False
+    """It is up, or pluto negotiates it, or its address is absent: no step that failed before is
+    what it lacks."""
 
 
 def plan_tunnel(
@@ -92,7 +95,8 @@ def plan_tunnel(
     assert record is not None  # noqa: S101  without a record plan_content has planned one
     names = tuple(connection_name(name, role, record.version) for role in config.selectors())
     if ike.unoriented(names):
-        return TunnelPlan((), replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S))
+        after = replace(memory, attempts=0, next_attempt=now + LEAD_RECOVERY_S)
+        return TunnelPlan((), after, at_rest=True)
     health = ike.assess(name, record.version, config)
     if health.broken and now >= memory.settle_until:
         return _plan_repair(name, config, record.version, memory, now)
@@ -223,7 +227,7 @@ def _plan_initiation(
             delay = 0.0  # the peer takes all to be well, until its probes are not answered
         memory = replace(memory, down_since=now, attempts=0, next_attempt=now + delay)
     if health.negotiating:
-        return TunnelPlan((), memory)
+        return TunnelPlan((), memory, at_rest=not health.broken)
     in_touch_until = now if memory.down_since is None else memory.down_since + IN_TOUCH_S
     if health.in_touch and not config.lead and now < in_touch_until:
         return TunnelPlan((), memory, wake_at=in_touch_until)
@@ -283,7 +287,8 @@ def _plan_upkeep(
     if steps:
         return TunnelPlan(steps, up)
     up, steps = _listen_for_silence(name, config, names, health, up, now)
-    return TunnelPlan(steps, up, wake_at=wake_at)
+    at_rest = not (steps or health.broken or health.surplus)
+    return TunnelPlan(steps, up, wake_at=wake_at, at_rest=at_rest)
 
 
 def _tidy(

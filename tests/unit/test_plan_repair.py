@@ -107,7 +107,7 @@ _EVENTS = st.lists(
     st.tuples(
         st.sampled_from(
             ["restart", "down", "delete", "states", "policies", "children", "psk", "drop", "wait"]
-            + ["revoke"]
+            + ["revoke", "fail"]
         ),
         st.integers(0, 2),
         st.floats(0.1, 20.0),
@@ -137,6 +137,8 @@ def _disturb(world: World, want: dict[str, int], event: str, index: int) -> None
         want.pop(f"t{index}", None)
     elif event == "revoke":
         want[f"t{index}"] = REVOKED
+    elif event == "fail":  # whatever is done for it, until the next time
+        world.failing ^= {f"t{index}"}
 
 
 def _some(policies: set[KernelPolicy], index: int) -> set[KernelPolicy]:
@@ -165,8 +167,10 @@ def test_any_disturbance_heals_and_then_nothing_is_touched(
     for event, index, seconds in events:
         _disturb(world, psks, event, index)
         world.settle(want(), seconds)
+    world.failing.clear()
     world.settle(want(), 150)
     assert world.all_up(want())
+    assert not world.memory.retries
     assert set(world.installed) == {name for name, psk in psks.items() if psk != REVOKED}
     assert world.foreign == {"office-vpn"}
     assert world.settle(want(), 30) == []

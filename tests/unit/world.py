@@ -108,6 +108,7 @@ class World:
         self.negotiating: set[str] = set()
         self.answering: set[str] = set()
         self.in_touch: set[str] = set()
+        self.unoriented: set[str] = set()
         self.kernel: set[int] = set()
         self.policies: set[KernelPolicy] = set()
         self.installed: dict[str, InstalledTunnel] = {}
@@ -136,6 +137,7 @@ class World:
             running=self.running,
             generation=str(self.generation),
             loaded=frozenset(self.configs) | self.foreign,
+            unoriented=frozenset(self.unoriented),
             children=children if self.running else (),
             ike_sas=(
                 IkeSa("any", 1, True),
