@@ -121,7 +121,7 @@ def retry_key(step: Step) -> str:
     if isinstance(step, Listen):
         return "listen"
     if isinstance(step, InstallCredential):
-        return f"credential:{step.credential.nickname}"
+        return f"credential:{step.credential.nickname}:{step.credential.fingerprint}"
     if isinstance(step, RemoveCredential):
         return f"credential:{step.nickname}"
     if isinstance(step, InitiateConnection | DeleteSa):

@@ -6,18 +6,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ovn_ipsec.model.causes import Cause, CauseCode
-from ovn_ipsec.model.conns import Desired
+from ovn_ipsec.model.conns import Credential, CredentialKind, Desired
 from ovn_ipsec.model.evidence import Evidence, Failure, Symptom
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
     DropConnection,
     InitiateConnection,
+    InstallCredential,
     Listen,
+    Outcome,
     ReplaceConnection,
     StartIke,
 )
-from ovn_ipsec.plan import plan_changes
+from ovn_ipsec.plan import plan, plan_changes, remember
 from ovn_ipsec.status.causes import diagnose
 from ovn_ipsec.status.snapshot import take_snapshot
 from tests.unit.world import World, config, desired, revoked, with_psk
@@ -55,6 +57,17 @@ def test_renamed_port_is_dropped_before_its_successor_though_its_replacement_has
     assert [type(step) for step in steps] == [DropConnection, AddConnection]
     assert world.settle(renamed, 100) == []
     assert world.all_up(renamed)
+
+
+def test_corrected_certificate_does_not_wait_for_the_bad_ones_next_try() -> None:
+    world = World()
+    world.settle(WANT, 30)
+    bad, good = (Credential("ovs_cert_ca", CredentialKind.CA, "pem", mark) for mark in ("b", "g"))
+    memory = remember(world.memory, [Outcome(InstallCredential(bad), "it is none")], world.now)
+    observed = world.observe()
+    for wanted, due in ((bad, ()), (good, (InstallCredential(good),))):
+        want = replace(WANT, credentials=(wanted,))
+        assert plan(want, observed, memory, world.now).steps == due
 
 
 def test_corrected_row_does_not_wait_for_the_bad_ones_next_try() -> None:
