@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from ovn_ipsec.model.conns import Protocol, PskAuth, Secret, TunnelConfig, WantedTunnel
-
-Ends = tuple[Protocol, int | None, str, str]
+from ovn_ipsec.model.conns import Ends, Protocol, PskAuth, Secret, TunnelConfig, WantedTunnel
 
 
 def _ends(config: TunnelConfig) -> Ends:
-    return config.protocol, config.port, config.local, config.remote
+    return Ends(config.protocol, config.port, config.local, config.remote)
 
 
 def _pair(config: TunnelConfig) -> tuple[str, str]:

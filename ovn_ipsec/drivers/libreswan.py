@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from ovn_ipsec.model.conns import (
     KernelState,
     ObservedIke,
 )
+from ovn_ipsec.model.loaded import LoadedView
 from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
     AddConnection,
@@ -196,8 +196,9 @@ class Libreswan:
             loaded = self._observe_running(full=True).loaded
         except PlutoDownError:
             loaded = frozenset()
-        for tunnel in installed:
-            for name in sorted(n for n in loaded if _is_version_of(tunnel, n)):
+        view = LoadedView(loaded, installed)
+        for tunnel, record in installed.items():
+            for name in sorted(view.of(tunnel, record)):
                 self._delete(name)
             self._store.remove(tunnel)
         self._store.remove_all()
@@ -411,7 +412,3 @@ class Libreswan:
 
 def _names(sas: Iterable[ChildSa | IkeSa]) -> frozenset[str]:
     return frozenset(sa.connection for sa in sas)
-
-
-def _is_version_of(tunnel: str, name: str) -> bool:
-    return re.fullmatch(re.escape(tunnel) + r"(?:-in|-out)?-\d+", name) is not None

@@ -85,7 +85,7 @@ class Loader:
             loaded = confirm(names, ())
         else:
             loaded = assume(names)
-        self._judge(good, loaded, reasons)
+        self._judge(good, loaded, reasons, drop)
 
     def _signs(self) -> bool:
         """Whether pluto may be about to sign, for a tunnel that authenticates by certificate.
@@ -136,7 +136,11 @@ class Loader:
         self.reread_keys()
 
     def _judge(
-        self, loads: Iterable[Load], loaded: frozenset[str], reasons: Mapping[str, str]
+        self,
+        loads: Iterable[Load],
+        loaded: frozenset[str],
+        reasons: Mapping[str, str],
+        drop: Callable[[str], None],
     ) -> None:
         for load in loads:
             missing = [name for name in load.names if name not in loaded]
@@ -148,23 +152,30 @@ class Loader:
                 self._accepted.discard(load.kind)
                 if (said := self._complaint(load)) is not None:
                     load.reject(said)
+                    for name in loaded.intersection(load.names):
+                        drop(name)  # without a record nobody would know whose it is
                     self._store.remove(load.step.tunnel)
 
 
 def render_load(step: AddConnection | ReplaceConnection) -> Load:
     """What a step wants to be loaded. Raises DriverError: it cannot be written safely."""
     roles = step.config.selectors()
+    names = tuple(connection_name(step.tunnel, role, step.version) for role in roles)
+    old = step.old_names if isinstance(step, ReplaceConnection) else ()
+    replaces = [name for name in old if name not in names]
     return Load(
         step=step,
-        files=render_files(step.tunnel, step.version, step.config),
-        names=tuple(connection_name(step.tunnel, role, step.version) for role in roles),
+        files=render_files(step.tunnel, step.version, step.config, replaces),
+        names=names,
     )
 
 
-def render_files(tunnel: str, version: int, config: TunnelConfig) -> TunnelFiles:
+def render_files(
+    tunnel: str, version: int, config: TunnelConfig, replaces: Iterable[str] = ()
+) -> TunnelFiles:
     """What is written of the tunnel. Raises DriverError as above."""
     return TunnelFiles(
         tunnel=tunnel,
-        conf=text.render_tunnel(tunnel, version, config),
+        conf=text.render_tunnel(tunnel, version, config, replaces),
         secret=text.render_secret(tunnel, config),
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
+    Ends,
     InstalledTunnel,
     Protocol,
     PskAuth,
@@ -39,6 +40,7 @@ _STRUCTURAL = frozenset(
     [end + word for end in ("left", "right") for word in _END_WORDS]
     + ["type", "auto", "also", "alsoflip", "connalias"]
 )
+_END = re.compile(r"^\t(leftprotoport|rightprotoport|left|right)=(\S+)$", re.MULTILINE)
 _PEER = re.compile(r'^\trightid="?@([^"\s]+)"?$', re.MULTILINE)
 # libreswan reads "#1" and "$1" as a serial number wherever a connection is named.
 _SERIAL_PREFIXES = ("#", "$")
@@ -67,11 +69,17 @@ def render_root_conf(pattern: str) -> str:
     return f"{HEADER}\nconfig setup\n\ninclude {pattern}\n"
 
 
-def render_tunnel(tunnel: str, version: int, config: TunnelConfig) -> str:
-    """The per-tunnel file: our record, then the connections. Raises DriverError."""
+def render_tunnel(
+    tunnel: str, version: int, config: TunnelConfig, replaces: Iterable[str] = ()
+) -> str:
+    """The per-tunnel file: our record, then the connections. Raises DriverError.
+
+    ``replaces``: names of connections that are deleted once this is written.
+    """
     record = {
         "digest": config.digest,
         "format": _FORMAT,
+        "replaces": sorted(replaces),
         "tunnel": tunnel,
         "version": version,
     }
@@ -155,6 +163,7 @@ def parse_record(text: str) -> InstalledTunnel:
     try:
         record = json.loads(line.removeprefix(_RECORD))
         name, version, digest = record["tunnel"], record["version"], record["digest"]
+        replaced = frozenset(record.get("replaces", ()))  # not in the first releases'
         if record["format"] != _FORMAT:
             raise DriverError(f"its record has the unknown format {record['format']!r}")
     except (ValueError, KeyError, TypeError) as error:
@@ -164,7 +173,23 @@ def parse_record(text: str) -> InstalledTunnel:
     if "\nconn " not in text or not text.endswith("\n"):
         raise DriverError("its connections are missing")
     peer = _PEER.search(text)
-    return InstalledTunnel(name, version, digest, peer_name=peer[1] if peer else None)
+    return InstalledTunnel(
+        *(name, version, digest, _ends(text)),
+        replaced=replaced,
+        peer_name=peer[1] if peer else None,
+    )
+
+
+def _ends(text: str) -> Ends:
+    """What the first of a file's connections is for; the second, if any, says the same."""
+    values = dict(reversed(_END.findall(text)))
+    try:
+        protocol, _, port = values["leftprotoport"].partition("/")
+        port = port or values["rightprotoport"].partition("/")[2]
+        local, remote = ipaddress.ip_address(values["left"]), ipaddress.ip_address(values["right"])
+        return Ends(Protocol(protocol), int(port) if port else None, str(local), str(remote))
+    except (KeyError, ValueError) as error:
+        raise DriverError("its connections are damaged") from error
 
 
 def needs_secret(text: str) -> bool:

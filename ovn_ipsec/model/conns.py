@@ -78,25 +78,31 @@ Auth = PskAuth | CertificateAuth
 
 
 @dataclass(frozen=True, slots=True)
-class TunnelConfig:
-    """Everything about one tunnel that pluto is told. Its content is its identity."""
+class Ends:
+    """Which traffic a tunnel's connections are for: it decides their roles and policies."""
 
     protocol: Protocol
     port: int | None
     """Destination port of the tunnel protocol; None for gre."""
     local: str
-    """Numeric address of this end."""
+    """Numeric address of this end; of a record of the original's also ``%defaultroute``."""
     remote: str
     """Numeric address of the peer."""
+
+    def selectors(self) -> Mapping[str, Selector]:
+        """Connection role -> selectors. Roles are part of the wire contract (COMPAT)."""
+        return _selectors(self.protocol, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig(Ends):
+    """Everything about one tunnel that pluto is told. Its content is its identity."""
+
     auth: Auth
     keywords: tuple[tuple[str, str], ...]
     """Further libreswan conn keywords, in the order in which they are written."""
     lead: bool = False
     """This end initiates; the other end only after a while of silence (not part of identity)."""
-
-    def selectors(self) -> Mapping[str, Selector]:
-        """Connection role -> selectors. Roles are part of the wire contract (COMPAT)."""
-        return _selectors(self.protocol, self.port)
 
     @property
     def digest(self) -> str:
@@ -367,12 +373,22 @@ class InstalledTunnel:
     version: int
     digest: str
     """Empty when the record is the original's: compare ``config`` instead."""
+    ends: Ends
+    replaced: frozenset[str] = frozenset()
+    """Connections that this version took the place of. pluto has them still when an agent was
+    killed before it deleted them."""
     config: TunnelConfig | None = None
     """Only for records of the original, for adoption."""
     peer_name: str | None = None
     """Whom its connections authenticate by certificate; None with a pre-shared key."""
     keyless: bool = False
     """Its pre-shared key has been lost."""
+
+    @property
+    def connections(self) -> frozenset[str]:
+        """The names of its connections."""
+        roles = self.ends.selectors()
+        return frozenset(connection_name(self.name, role, self.version) for role in roles)
 
 
 @dataclass(frozen=True, slots=True)

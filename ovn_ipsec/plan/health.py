@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
     ChildSa,
-    KernelPolicy,
+    InstalledTunnel,
     ObservedIke,
     Selector,
     TunnelConfig,
     connection_name,
 )
-
-_ROLES = ("", "in", "out")
-"""Of a tunnel's connections; a gre tunnel has but one (``connection_name``)."""
+from ovn_ipsec.model.loaded import LoadedView
+from ovn_ipsec.model.policies import expected_policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +46,11 @@ class TunnelHealth:
         return not self.missing and not self.broken
 
 
-class LoadedView:
-    """Connections that pluto has loaded, by tunnel."""
-
-    def __init__(self, ike: ObservedIke) -> None:
-        self._by_base = _by_base(ike.loaded)
-
-    def loaded(self, tunnel: str, config: TunnelConfig | None) -> set[str]:
-        """Loaded connections named after this tunnel, of any version."""
-        roles = None if config is None else set(config.selectors())
-        return {
-            name
-            for role in _ROLES
-            if roles is None or role in roles
-            for name in self._of_role(tunnel, role)
-        }
-
-    def foreign_version(self, tunnel: str) -> int:
-        """The highest version among loaded connections of this name, 0 for none."""
-        names = [name for role in _ROLES for name in self._of_role(tunnel, role)]
-        return max((int(name.rpartition("-")[2]) for name in names), default=0)
-
-    def _of_role(self, tunnel: str, role: str) -> Collection[str]:
-        return self._by_base.get(f"{tunnel}-{role}" if role else tunnel, ())
-
-
 class IkeView(LoadedView):
     """One observation of pluto and the kernel, indexed so that a tunnel costs its own size."""
 
-    def __init__(self, ike: ObservedIke) -> None:
-        super().__init__(ike)
+    def __init__(self, ike: ObservedIke, installed: Mapping[str, InstalledTunnel]) -> None:
+        super().__init__(ike.loaded, installed)
         self._ike = ike
         self._children: dict[str, list[ChildSa]] = defaultdict(list)
         for child in ike.children:
@@ -144,42 +118,11 @@ class IkeView(LoadedView):
         for spi, destination in ends:
             if spi is not None and (spi, _address(destination)) not in self._states:
                 return False
-        return all(policy in self._ike.policies for policy in expected_policies(config, selector))
-
-
-def expected_policies(config: TunnelConfig, selector: Selector) -> tuple[KernelPolicy, ...]:
-    """The two policies that a transport-mode child SA of this selector installs."""
-    return _policies(config.local, config.remote, selector)
-
-
-@lru_cache(maxsize=1 << 15)
-def _policies(own: str, peer: str, selector: Selector) -> tuple[KernelPolicy, ...]:
-    local, remote = _host_prefix(own), _host_prefix(peer)
-    mine, theirs = selector.local_port, selector.remote_port
-    protocol = selector.protocol.value
-    return (
-        KernelPolicy(local, remote, protocol, mine, theirs, "out"),
-        KernelPolicy(remote, local, protocol, theirs, mine, "in"),
-    )
-
-
-@lru_cache(maxsize=1)
-def _by_base(loaded: frozenset[str]) -> Mapping[str, list[str]]:
-    """Names of connections by what comes before the version."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in loaded:
-        base, _, version = name.rpartition("-")
-        if version.isascii() and version.isdigit():
-            found[base].append(name)
-    return found
+        policies = expected_policies(config.local, config.remote, selector)
+        return all(policy in self._ike.policies for policy in policies)
 
 
 @lru_cache(maxsize=1 << 14)
 def _address(text: str) -> str:
     """In the one canonical spelling."""
     return str(ip_address(text))
-
-
-def _host_prefix(text: str) -> str:
-    address = ip_address(text)
-    return f"{address}/{address.max_prefixlen}"

@@ -20,6 +20,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
+from ovn_ipsec.model.loaded import LoadedView
 from ovn_ipsec.model.steps import (
     AddConnection,
     DropConnection,
@@ -33,7 +34,7 @@ from ovn_ipsec.model.steps import (
     StartIke,
     Step,
 )
-from ovn_ipsec.plan.health import IkeView, LoadedView
+from ovn_ipsec.plan.health import IkeView
 from ovn_ipsec.plan.memory import (
     Crowd,
     Memory,
@@ -127,7 +128,7 @@ def plan(
         return Plan(draft.steps(), memory, min(draft.wakes))
     memory = forget_failures(memory, ["ike"])
     memory = _notice_generation(ike, replace(memory, ike_down_since=None))
-    view = IkeView(ike)
+    view = IkeView(ike, installed)
     memory = _plan_listen(desired, installed, view, memory, now, draft)
     nss_known = not isinstance(observed.credentials, Unobserved)
     memory = _plan_tunnels(desired, installed, view, memory, now, draft, nss_known=nss_known)
@@ -160,7 +161,7 @@ def plan_changes(
     _plan_credentials(desired, observed.credentials, memory, now, draft)
     if draft.steps() or isinstance(observed.credentials, Unobserved):
         return nothing
-    view = LoadedView(ike)
+    view = LoadedView(ike.loaded, installed)
     remembered = {name: m for name, m in memory.tunnels.items() if name in desired.tunnels}
     room = REPLACE_WAVE if now >= memory.replace_after else 0
     after = memory.replace_after
@@ -389,4 +390,4 @@ def _plan_drops(
     kept = {name for name, tunnel in desired.tunnels.items() if not tunnel.withdrawn}
     for name in sorted(set(installed) - kept):
         if memory.may_try(f"tunnel:{name}", now):
-            draft.add(DropConnection(name, tuple(sorted(view.loaded(name, None)))))
+            draft.add(DropConnection(name, tuple(sorted(view.of(name, installed[name])))))

@@ -14,6 +14,7 @@ from ovn_ipsec.model.conns import (
     connection_name,
     same_connection,
 )
+from ovn_ipsec.model.loaded import LoadedView
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -22,7 +23,7 @@ from ovn_ipsec.model.steps import (
     ReplaceConnection,
     Step,
 )
-from ovn_ipsec.plan.health import IkeView, LoadedView, TunnelHealth
+from ovn_ipsec.plan.health import IkeView, TunnelHealth
 from ovn_ipsec.plan.memory import Crowd, TunnelMemory, spread
 
 LEAD_DELAY_S = 2.0
@@ -125,31 +126,32 @@ def plan_content(
     now: float,
 ) -> TunnelPlan | None:
     """Load, replace or adopt, whatever its SAs; None when what is loaded is what is wanted."""
-    loaded = ike.loaded(name, config)
+    loaded = ike.of(name, record, config)
+    old = tuple(sorted(loaded))
     if record is None:
-        version = ike.foreign_version(name) + 1
-        return TunnelPlan(
-            (AddConnection(name, version, config),), _loaded_now(name, config, memory, now)
-        )
+        version = ike.next_version(name, None)
+        step: Step = AddConnection(name, version, config)
+        if old:  # of a file that is lost
+            step = ReplaceConnection(name, old, version, config)
+        after = _loaded_now(name, config, memory, now)
+        return TunnelPlan((step,), after, disruptive=bool(old))
     expected = {connection_name(name, role, record.version) for role in config.selectors()}
     wanted = record.digest == config.digest
     if record.config is not None:
         wanted = same_connection(record.config, config)
         if wanted and loaded == expected:
             return TunnelPlan((RecordConnection(name, record.version, config),), memory)
-    if wanted and record.keyless:
+    if wanted and record.keyless and loaded <= expected:
         # pluto still has the key, perhaps: nothing but the file needs to be put right.
         return TunnelPlan((RecordConnection(name, record.version, config),), memory)
     if not wanted:
         # the old content may have had other roles (gre to geneve): all of its names go
-        old = ike.loaded(name, None)
-        step: Step = ReplaceConnection(name, tuple(sorted(old)), record.version + 1, config)
-        steps = [step]
+        version = ike.next_version(name, record)
+        step = ReplaceConnection(name, old, version, config)
+        steps: list[Step] = [step]
         if memory.down_since is not None and not config.lead:
             # It was down, and this change may be what mends it. The lead cannot know of it.
-            names = [
-                connection_name(name, role, record.version + 1) for role in config.selectors()
-            ]
+            names = [connection_name(name, role, version) for role in config.selectors()]
             steps.append(InitiateConnection(name, tuple(names), "it was changed while down"))
         after = _loaded_now(name, config, replace(memory, was_up=True), now)
         return TunnelPlan(tuple(steps), after, disruptive=bool(old))

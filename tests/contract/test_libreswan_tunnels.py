@@ -12,8 +12,15 @@ from ovn_ipsec.drivers import libreswan_text as text
 from ovn_ipsec.drivers.command import Completed
 from ovn_ipsec.drivers.libreswan import Libreswan
 from ovn_ipsec.drivers.pluto import Pluto
-from ovn_ipsec.model.conns import CertificateAuth, Protocol
+from ovn_ipsec.model.conns import (
+    CertificateAuth,
+    Observed,
+    Protocol,
+    TunnelConfig,
+    Unobserved,
+)
 from ovn_ipsec.model.steps import AddConnection, DropConnection, ReplaceConnection
+from ovn_ipsec.plan import Memory, plan
 from tests.contract.pluto_daemon import (
     LOCAL,
     PEER,
@@ -24,6 +31,7 @@ from tests.contract.pluto_daemon import (
     errors,
     run,
 )
+from tests.unit.world import desired
 from tools.lab.container import wait_until
 
 pytestmark = pytest.mark.contract
@@ -123,6 +131,67 @@ def test_a_replaced_tunnel_has_only_its_new_connections_and_foreign_ones_stay(
     assert driver.observe(full=True).loaded == theirs
     assert driver.observe_installed() == {}
     assert list(daemon.paths.tunnels_dir.iterdir()) == []
+
+
+def follow(driver: Libreswan, **tunnels: TunnelConfig) -> frozenset[str]:
+    """Plan once and apply it; what pluto has then."""
+    seen = Observed(
+        driver.observe(full=True), driver.observe_installed(), (), Unobserved("not asked")
+    )
+    made = plan(desired(**tunnels), seen, Memory(), time.monotonic())
+    assert set(errors(driver.apply(made.steps))) <= {None}
+    return driver.observe(full=True).loaded
+
+
+@pytest.mark.parametrize("changed", ["x", "x-in", "x-out"])
+@pytest.mark.parametrize("port", [6081, None])
+def test_a_tunnel_named_like_half_of_another_is_replaced_and_dropped_alone(
+    driver: Libreswan, port: int | None, changed: str
+) -> None:
+    protocol = Protocol.GRE if port is None else Protocol.UDP
+    tunnels = {
+        name: config(f"10.91.0.{last}", protocol=protocol, port=port)
+        for name, last in (("x", 7), ("x-in", 8), ("x-out", 9))
+    }
+    everything = follow(driver, **tunnels)
+    others = everything - driver.observe_installed()[changed].connections
+    assert len(everything) == (3 if port is None else 6)
+    new = {changed: replace(tunnels.pop(changed), remote="10.91.0.10")}
+    both = follow(driver, **tunnels, **new)
+    assert both & everything == others
+    assert both - others == driver.observe_installed()[changed].connections
+    assert follow(driver, **tunnels) == others
+
+
+def test_an_administrators_connection_with_a_name_of_ours_stays_whatever_becomes_of_ours(
+    daemon: Daemon, driver: Libreswan
+) -> None:
+    theirs = replace(config("10.91.0.77"), protocol=Protocol.GRE, port=None)
+    daemon.load(text.render_connections("vpn", 1, theirs), "")
+    assert follow(driver, vpn=config()) == {"vpn-1", "vpn-in-2", "vpn-out-2"}
+    gre = config("10.91.0.8", protocol=Protocol.GRE, port=None)
+    assert follow(driver, vpn=gre) == {"vpn-1", "vpn-3"}
+    assert follow(driver, vpn=gre) == {"vpn-1", "vpn-3"}
+    driver.cleanup()
+    assert driver.observe(full=True).loaded == {"vpn-1"}
+
+
+def test_what_an_agent_that_was_killed_had_yet_to_delete_is_deleted_by_the_next(
+    daemon: Daemon, driver: Libreswan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gre = config("10.91.0.8", protocol=Protocol.GRE, port=None)
+    follow(driver, x=gre)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pluto, "addconn", killed)
+        patch.setattr(Pluto, "whack", killed)
+        with pytest.raises(KeyboardInterrupt):
+            driver.apply([ReplaceConnection("x", ("x-1",), 2, config())])
+    again = Libreswan(daemon.paths)
+    assert follow(again, x=config()) == {"x-in-2", "x-out-2"}
 
 
 def test_secrets_of_dropped_tunnels_are_forgotten_with_one_command(

@@ -141,7 +141,10 @@ class RunningIke(Ike):
             if isinstance(step, AddConnection):
                 self.calls.append(f"add {step.tunnel}")
                 self.on_add()
-                self.installed[step.tunnel] = InstalledTunnel(step.tunnel, 1, step.config.digest)
+                config = step.config
+                self.installed[step.tunnel] = InstalledTunnel(
+                    step.tunnel, 1, config.digest, config
+                )
         return [Outcome(step) for step in steps]
 
 

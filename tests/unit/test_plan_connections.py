@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ovn_ipsec.model.conns import CertificateAuth, InstalledTunnel, Protocol, Unobserved
+import pytest
+
+from ovn_ipsec.model.conns import (
+    CertificateAuth,
+    InstalledTunnel,
+    Protocol,
+    TunnelConfig,
+    Unobserved,
+)
 from ovn_ipsec.model.steps import (
     AddConnection,
     DropConnection,
@@ -13,6 +22,10 @@ from ovn_ipsec.model.steps import (
 )
 from ovn_ipsec.plan import plan
 from tests.unit.world import World, config, desired, revoked, with_psk
+
+
+def gre(peer: int) -> TunnelConfig:
+    return replace(config(peer), protocol=Protocol.GRE, port=None)
 
 
 def test_new_tunnel_is_added_once_and_planning_again_plans_nothing() -> None:
@@ -63,13 +76,101 @@ def test_port_renamed_in_ovsdb_is_dropped_before_its_successor_is_loaded() -> No
 
 def test_gre_tunnel_named_like_a_role_is_not_mistaken_for_another_tunnel() -> None:
     world = World()
-    gre = replace(config(3), protocol=Protocol.GRE, port=None)
-    want = desired(**{"a": config(2), "b-in": gre})
+    want = desired(**{"a": config(2), "b-in": gre(3)})
     world.settle(want, 5)
     assert {"a-in-1", "a-out-1", "b-in-1"} <= set(world.configs)
     assert world.settle(want, 30) == []
     world.delete("b-in-1")
-    assert world.settle(want, 3) == [AddConnection("b-in", 1, gre)]
+    assert world.settle(want, 3) == [AddConnection("b-in", 1, gre(3))]
+
+
+@pytest.mark.parametrize("first", ["x", "x-in", "x-out"])
+@pytest.mark.parametrize("make", [config, gre])
+def test_tunnel_named_like_half_of_another_comes_and_goes_alone(
+    make: Callable[[int], TunnelConfig], first: str
+) -> None:
+    tunnels = {"x": make(2), "x-in": make(3), "x-out": make(4)}
+    for what in ("gone", "changed"):
+        world, both = World(), desired(**tunnels)
+        world.settle(both, 60)
+        assert world.all_up(both)
+        others = {name: conf for name, conf in tunnels.items() if name != first}
+        children = {child for child in world.children.values() if child[1] != tunnels[first]}
+        own = {first: with_psk(tunnels[first], "other")} if what == "changed" else {}
+        want = desired(**others, **own)
+        assert {getattr(step, "tunnel", "") for step in world.settle(want, 60)} == {first}
+        assert children <= set(world.children.values())
+        assert world.all_up(want)
+
+
+@pytest.mark.parametrize("make", [config, gre])
+def test_foreign_connection_with_a_name_of_ours_stays_and_its_version_is_not_used(
+    make: Callable[[int], TunnelConfig],
+) -> None:
+    world, want = World(), desired(vpn=make(2))
+    world.foreign = {"vpn-1", "vpn-in-1"}  # the world refuses to have them touched
+    world.settle(want, 60)
+    assert world.installed["vpn"].version == 2
+    world.foreign |= {"vpn-3", "vpn-out-3"}
+    world.tick(want)
+    want = desired(vpn=with_psk(make(2), "other"))
+    world.settle(want, 60)
+    assert world.installed["vpn"].version == 4
+    assert world.all_up(want)
+    world.settle(desired(), 60)
+    assert world.installed == {} and world.configs == {}
+
+
+def test_tunnel_that_turns_from_geneve_to_gre_and_back_leaves_nothing_of_what_it_was() -> None:
+    world = World()
+    world.settle(desired(x=config(2)), 60)
+    assert world.settle(desired(x=gre(2)), 60) == [
+        ReplaceConnection("x", ("x-in-1", "x-out-1"), 2, gre(2))
+    ]
+    assert world.settle(desired(x=config(2)), 60) == [
+        ReplaceConnection("x", ("x-2",), 3, config(2))
+    ]
+    assert set(world.configs) == {"x-in-3", "x-out-3"}
+
+
+def test_what_an_agent_that_was_killed_had_yet_to_delete_goes_whatever_its_role() -> None:
+    for left in ("x-1", "x-in-1", "x-out-1"):
+        world, want = World(), desired(x=config(2))
+        world.foreign = {"x-7", "x-in-7"}
+        world.load("x", 2, config(2))
+        world.configs[left] = (config(2), "in")
+        world.installed["x"] = InstalledTunnel(
+            *("x", 2, config(2).digest, config(2)), replaced=frozenset({left})
+        )
+        assert world.tick(want) == (ReplaceConnection("x", (left,), 2, config(2)),)
+        assert world.settle(want, 60) == []
+        world.configs[left] = (config(2), "in")
+        world.installed["x"] = replace(world.installed["x"], replaced=frozenset({left}))
+        world.looked = None
+        world.settle(desired(), 1)
+        assert world.configs == {}
+
+
+def test_pair_whose_file_is_lost_is_replaced_and_half_of_one_is_nobodys() -> None:
+    world, want = World(), desired(**{"x": config(2), "y-in": gre(3), "y-out": gre(4)})
+    world.settle(want, 60)
+    del world.installed["x"]
+    assert world.tick(want) == (ReplaceConnection("x", ("x-in-1", "x-out-1"), 2, config(2)),)
+    world.settle(want, 60)
+    # Two of a pair, but of two tunnels that have their records.
+    more = desired(**{"x": config(2), "y-in": gre(3), "y-out": gre(4), "y": config(5)})
+    assert world.settle(more, 60) == [AddConnection("y", 2, config(5))]
+    assert world.all_up(more)
+
+
+def test_kept_connections_of_a_row_that_cannot_be_had_stay_beside_a_tunnel_of_their_name() -> None:
+    world = World()
+    world.settle(desired(x=config(2)), 60)
+    kept = set(world.children)
+    both = desired(**{"x": None, "x-in": gre(3)})
+    assert world.settle(both, 60) == [AddConnection("x-in", 2, gre(3))]
+    world.settle(desired(x=None), 60)
+    assert set(world.children) == kept
 
 
 def test_connection_deleted_behind_our_back_is_loaded_again_alone() -> None:
@@ -84,7 +185,7 @@ def test_old_version_left_by_a_crash_is_replaced_together_with_the_new_one() -> 
     world, want = World(), desired(a=config())
     world.load("a", 1, with_psk(config(), "old"))
     world.load("a", 2, config())
-    world.installed["a"] = InstalledTunnel("a", 2, config().digest)
+    world.installed["a"] = InstalledTunnel("a", 2, config().digest, config())
     assert world.tick(want) == (ReplaceConnection("a", ("a-in-1", "a-out-1"), 2, config()),)
     assert world.settle(want, 30) == []
     assert world.all_up(want)
@@ -129,7 +230,7 @@ def test_connections_of_the_original_are_adopted_without_reloading() -> None:
     world, conf = World(), config()
     world.load("a", 3, conf)
     tuned = replace(conf, keywords=(("auto", "route"),))
-    world.installed["a"] = InstalledTunnel("a", 3, "", tuned)
+    world.installed["a"] = InstalledTunnel("a", 3, "", tuned, config=tuned)
     children = dict(world.children)
     assert world.tick(desired(a=conf)) == (RecordConnection("a", 3, conf),)
     assert world.settle(desired(a=conf), 30) == []
@@ -150,7 +251,8 @@ def test_lost_key_is_written_again_and_its_connections_stay() -> None:
 def test_connections_of_the_original_with_another_psk_are_replaced() -> None:
     world, conf = World(), config()
     world.load("a", 3, with_psk(conf, "old"))
-    world.installed["a"] = InstalledTunnel("a", 3, "", with_psk(conf, "old"))
+    old = with_psk(conf, "old")
+    world.installed["a"] = InstalledTunnel("a", 3, "", old, config=old)
     steps = world.tick(desired(a=conf))
     assert steps == (ReplaceConnection("a", ("a-in-3", "a-out-3"), 4, conf),)
 

@@ -25,6 +25,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
+from ovn_ipsec.model.policies import expected_policies
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -41,7 +42,6 @@ from ovn_ipsec.model.steps import (
     Step,
 )
 from ovn_ipsec.plan import Memory, Plan, plan, plan_changes, remember
-from ovn_ipsec.plan.health import expected_policies
 
 
 def config(peer: int = 2, *, lead: bool = True, psk: str = "swordfish") -> TunnelConfig:
@@ -237,8 +237,10 @@ class World:
         if isinstance(step, DropConnection):
             self.installed.pop(step.tunnel, None)
             return
+        replaced = step.old_names if isinstance(step, ReplaceConnection) else ()
         self.installed[step.tunnel] = InstalledTunnel(
-            step.tunnel, step.version, step.config.digest
+            *(step.tunnel, step.version, step.config.digest, step.config),
+            replaced=frozenset(replaced),
         )
         if not isinstance(step, RecordConnection):
             self.load(step.tunnel, step.version, step.config)
@@ -261,7 +263,7 @@ class World:
         name, conf, role = self.children.pop(serial)
         self.kernel.discard(serial)
         if not self.is_up(name):
-            self.policies -= set(expected_policies(conf, conf.selectors()[role]))
+            self.policies -= set(_policies(conf, role))
 
     def lose_sas(self) -> None:
         """Every peer deletes its child SAs."""
@@ -285,7 +287,7 @@ class World:
         self.serial += 1
         self.children[self.serial] = (name, conf, role)
         self.kernel.add(self.serial)
-        self.policies |= set(expected_policies(conf, conf.selectors()[role]))
+        self.policies |= set(_policies(conf, role))
 
     def restart_pluto(self) -> None:
         """pluto comes back with what is in our files; leads initiate by themselves."""
@@ -315,9 +317,13 @@ class World:
             policy in self.policies
             for tunnel in want.tunnels.values()
             if tunnel.config
-            for selector in tunnel.config.selectors().values()
-            for policy in expected_policies(tunnel.config, selector)
+            for role in tunnel.config.selectors()
+            for policy in _policies(tunnel.config, role)
         )
+
+
+def _policies(conf: TunnelConfig, role: str) -> tuple[KernelPolicy, ...]:
+    return expected_policies(conf.local, conf.remote, conf.selectors()[role])
 
 
 def with_psk(conf: TunnelConfig, psk: str) -> TunnelConfig:
