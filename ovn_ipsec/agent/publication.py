@@ -43,6 +43,8 @@ class Publication:
         self._xfrm_errors: Mapping[str, int] = {}
         self._enrolment: Enrolment | None = None
         self._stumbled = ""
+        self._records: Mapping[str, InstalledTunnel] = {}
+        """As last read: what cannot be read is not gone."""
 
     def note_steps(self, outcomes: Sequence[Outcome], now_s: float) -> None:
         """Tell the log what was done."""
@@ -71,7 +73,8 @@ class Publication:
         seen_at: datetime,
     ) -> None:
         """What was seen before the steps, and dated so: steps may take long."""
-        records = {} if isinstance(installed, Unobserved) else installed
+        if not isinstance(installed, Unobserved):
+            self._records = installed
         errors = {
             name: error for name in desired.tunnels if (error := memory.error_of(name)) is not None
         }
@@ -79,7 +82,7 @@ class Publication:
         taken = take_snapshot(
             replace(desired, problems=problems),
             observed,
-            versions={name: record.version for name, record in records.items()},
+            records=self._records,
             errors=errors,
             silent=silent_tunnels(memory),
             previous=self.snapshot,

@@ -13,6 +13,10 @@ IPSEC_OPTIONS = frozenset({"psk", "remote_cert", "remote_name"})
 """Of a tunnel's ``Interface:options`` (ovs-vswitchd.conf.db(5)): one of them asks for IPsec."""
 
 
+ANY_LOCAL = "%defaultroute"
+"""In place of its own address: which of the node's the peer is reached from decides pluto."""
+
+
 class Secret:
     """A text that never shows itself: not in repr, str, logs or tracebacks."""
 
@@ -85,7 +89,7 @@ class Ends:
     port: int | None
     """Destination port of the tunnel protocol; None for gre."""
     local: str
-    """Numeric address of this end; of a record of the original's also ``%defaultroute``."""
+    """Numeric address of this end; of a record of the original's also ``ANY_LOCAL``."""
     remote: str
     """Numeric address of the peer."""
 
@@ -137,13 +141,13 @@ def same_connection(record: TunnelConfig, wanted: TunnelConfig) -> bool:
     """Whether a connection made elsewhere (the original's) can stay for what is wanted.
 
     Selectors and authentication decide. Its further keywords do not: they concern the next
-    negotiation, not the traffic that is protected now. ``%defaultroute`` stands for the address
-    that pluto resolved it to.
+    negotiation, not the traffic that is protected now. ``ANY_LOCAL`` stands for the address that
+    pluto resolved it to.
     """
     return (
         record.protocol is wanted.protocol
         and record.port == wanted.port
-        and record.local in (wanted.local, "%defaultroute")
+        and record.local in (wanted.local, ANY_LOCAL)
         and record.remote == wanted.remote
         and record.auth == wanted.auth
     )

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
+    ANY_LOCAL,
     ChildSa,
     Desired,
+    Ends,
+    InstalledTunnel,
     KernelPolicy,
     KernelState,
     Observed,
     ObservedGuard,
     ObservedIke,
+    Selector,
     TunnelConfig,
     Unobserved,
     WantedTunnel,
     connection_name,
 )
-from ovn_ipsec.model.evidence import connection_stem
+from ovn_ipsec.model.policies import expected_policies
 from ovn_ipsec.model.snapshot import (
     ActiveConnection,
     GuardStatus,
@@ -38,14 +41,12 @@ SILENCE_S = 3.0
 """A peer that does not reply for so long is silent; one that is there replies in milliseconds,
 and in a second when its processors are busy."""
 
-_CONNECTION = re.compile(r"(?P<gre>(?P<udp>.+?)(?:-(?:in|out))?)-[0-9]+", re.DOTALL)
-
 
 def take_snapshot(
     desired: Desired,
     observed: Observed,
     *,
-    versions: Mapping[str, int],
+    records: Mapping[str, InstalledTunnel],
     errors: Mapping[str, str],
     silent: Set[str] = frozenset(),
     previous: Snapshot | None,
@@ -54,7 +55,7 @@ def take_snapshot(
 ) -> Snapshot:
     """The state of the node after a tick; why something is not up adds ``causes.diagnose``.
 
-    ``versions``: tunnel -> version of what is installed now (after the tick's steps).
+    ``records``: tunnel -> what is installed now (after the tick's steps).
     ``errors``: tunnel -> text of its last failed step; a tunnel whose last steps went well is
     absent. ``silent``: tunnels into which nothing comes although traffic goes out.
     ``previous`` provides the last good values of what could not be observed this time;
@@ -62,20 +63,23 @@ def take_snapshot(
     """
     old = {} if previous is None else {status.name: status for status in previous.tunnels}
     seen = observed.ike if isinstance(observed.ike, ObservedIke) else None
-    names = [*desired.tunnels, *sorted(versions.keys() - desired.tunnels.keys())]
-    children = _newest_by_tunnel(seen.children if seen else (), set(names))
+    names = [*desired.tunnels, *sorted(records.keys() - desired.tunnels.keys())]
     kernel = _Kernel(seen) if seen else None
     first = None if previous is None else previous.first_complete_s
     ike = _IkeSas(seen) if seen else None
     tunnels = []
     for name in names:
-        wanted, before = desired.tunnels.get(name), old.get(name)
-        status = _judge(name, wanted, versions.get(name), before)
+        wanted, before, record = desired.tunnels.get(name), old.get(name), records.get(name)
+        status = _judge(name, wanted, record, before)
+        ends = _to_be_up(wanted, record)
+        expected = _connections(status, ends)
         lost: frozenset[str] = frozenset()
         if kernel is not None:
-            own = children.get(name, {})
-            status = _with_observed(status, wanted, own, kernel)
-            lost = frozenset(name for name, child in own.items() if not kernel.has(child))
+            own = _own(record)
+            children = kernel.children(own)
+            status = _with_observed(status, wanted, own, children, kernel)
+            if ends is not None:
+                lost = kernel.lost(children, ends, expected)
             if name in silent:
                 status = replace(status, silent=True)
         elif before is not None:
@@ -90,12 +94,12 @@ def take_snapshot(
                 unoriented=before.unoriented,
                 silent=before.silent,
             )
-        missing, error = _missing(status, wanted, lost), errors.get(name)
+        missing, error = _missing(status, expected, lost), errors.get(name)
         if missing or error is not None:
             status = replace(status, error=error, missing=missing)
         if ike is not None:
-            status = _with_peer(status, wanted, before, ike, now_s, first_look=first is None)
-            status = _with_silence(status, wanted, ike, before, previous, now_s)
+            status = _with_peer(status, expected, before, ike, now_s, first_look=first is None)
+            status = _with_silence(status, expected, ike, before, previous, now_s)
         elif before is not None:
             status = _as_before(status, before)
         tunnels.append(status)
@@ -130,18 +134,22 @@ def redate(snapshot: Snapshot, now_s: float, wall: datetime) -> Snapshot:
 
 
 def _judge(
-    name: str, wanted: WantedTunnel | None, version: int | None, before: TunnelStatus | None
+    name: str,
+    wanted: WantedTunnel | None,
+    record: InstalledTunnel | None,
+    before: TunnelStatus | None,
 ) -> TunnelStatus:
+    version = 0 if record is None else record.version
     if wanted is None:
         view = None if before is None else before.view
-        return TunnelStatus(name, version or 0, TunnelState.REMOVED, view)
+        return TunnelStatus(name, version, TunnelState.REMOVED, view)
     if wanted.config is None:
         state = TunnelState.INVALID
     else:
-        state = TunnelState.INIT if version is None else TunnelState.CONFIGURED
+        state = TunnelState.INIT if record is None else TunnelState.CONFIGURED
     return TunnelStatus(
         name,
-        version or 0,
+        version,
         state,
         wanted.view,
         reason=wanted.problem,
@@ -154,11 +162,13 @@ class _Kernel:
     """Policies and SAs, found by address or tunnel: 1000 tunnels must not cost 1000 scans."""
 
     def __init__(self, seen: ObservedIke) -> None:
-        up = [sa.connection for sa in seen.ike_sas if sa.established]
-        half = [sa.connection for sa in seen.ike_sas if not sa.established]
-        self.with_ike = frozenset(map(connection_stem, up))
-        self.negotiating = frozenset(map(connection_stem, half))
-        self.unoriented = frozenset(map(connection_stem, seen.unoriented))
+        self.with_ike = {sa.connection for sa in seen.ike_sas if sa.established}
+        self.negotiating = {sa.connection for sa in seen.ike_sas if not sa.established}
+        self.unoriented = seen.unoriented
+        self._children: dict[str, ChildSa] = {}
+        for child in sorted(seen.children, key=lambda child: child.serial):
+            self._children[child.connection] = child
+        self._known = seen.policies
         self._policies: dict[str, list[KernelPolicy]] = {}
         self._states: dict[str, list[KernelState]] = {}
         self._spis: set[int | None] = {state.spi for state in seen.states}
@@ -169,9 +179,30 @@ class _Kernel:
             for address in {_address(state.src), _address(state.dst)}:
                 self._states.setdefault(address, []).append(state)
 
-    def has(self, child: ChildSa) -> bool:
-        """Whether the kernel holds both of its states: pluto does not notice a flush."""
-        return {child.spi_in, child.spi_out} - {None} <= self._spis
+    def children(self, connections: Iterable[str]) -> dict[str, ChildSa]:
+        """The newest child SA of each of these that has one."""
+        return {name: self._children[name] for name in connections if name in self._children}
+
+    def lost(
+        self, children: Mapping[str, ChildSa], ends: Ends, expected: Mapping[str, Selector]
+    ) -> frozenset[str]:
+        """Those whose states or policies the kernel has not: pluto does not notice a flush."""
+        up = {name: children[name] for name in expected if name in children}
+        here = (ends.local,) if ends.local != ANY_LOCAL else self._towards(ends.remote)
+        return frozenset(
+            name
+            for name, child in up.items()
+            if not {child.spi_in, child.spi_out} - {None} <= self._spis
+            or not any(
+                self._known.issuperset(expected_policies(local, ends.remote, expected[name]))
+                for local in here
+            )
+        )
+
+    def _towards(self, remote: str) -> set[str]:
+        """Addresses of this node: what of a record of the original's that names none may be."""
+        found = self._policies.get(_address(remote), ())
+        return {_address(policy.src) for policy in found if policy.direction == "out"}
 
     def policies(self, remote: str, config: TunnelConfig | None) -> tuple[KernelPolicy, ...]:
         found = self._policies.get(_address(remote), ())
@@ -201,7 +232,7 @@ class _IkeSas:
 
 def _with_peer(
     status: TunnelStatus,
-    wanted: WantedTunnel | None,
+    names: Collection[str],
     before: TunnelStatus | None,
     ike: _IkeSas,
     now_s: float,
@@ -209,7 +240,6 @@ def _with_peer(
     first_look: bool,
 ) -> TunnelStatus:
     """What is known of the peer while nothing, or not all, is up with it."""
-    names = _connections(status, wanted)
     answering = bool(status.missing) and ike.answers(names)
     heard_s = now_s if answering else before.answered_at_s if before else None
     there_before = before is not None and before.encrypted_before
@@ -230,7 +260,7 @@ def _with_peer(
 
 def _with_silence(
     status: TunnelStatus,
-    wanted: WantedTunnel | None,
+    names: Collection[str],
     ike: _IkeSas,
     before: TunnelStatus | None,
     previous: Snapshot | None,
@@ -250,7 +280,7 @@ def _with_silence(
         refused_at_s = before.refused_at_s
         if since_s is not None and previous.taken_at_s - since_s >= SILENCE_S:
             silent_at_s = previous.taken_at_s
-    if not ike.waits(_connections(status, wanted)) or status.answering:
+    if not ike.waits(names) or status.answering:
         since_s = None
     elif since_s is None:
         since_s = now_s
@@ -307,11 +337,11 @@ def _belongs(policy: KernelPolicy, config: TunnelConfig | None) -> bool:
 def _with_observed(
     status: TunnelStatus,
     wanted: WantedTunnel | None,
+    own: Set[str],
     children: Mapping[str, ChildSa],
     kernel: _Kernel,
 ) -> TunnelStatus:
     config = None if wanted is None else wanted.config
-    stem = connection_stem(f"{status.name}-{status.version}")
     remote = config.remote if config else status.view.remote_ip if status.view else ""
     return replace(
         status,
@@ -321,26 +351,10 @@ def _with_observed(
             ActiveConnection(name, _line(child), child.bytes_in, child.bytes_out, child.add_time)
             for name, child in sorted(children.items())
         ),
-        ike_up=stem in kernel.with_ike,
-        negotiating=stem in kernel.negotiating,
-        unoriented=stem in kernel.unoriented,
+        ike_up=not own.isdisjoint(kernel.with_ike),
+        negotiating=not own.isdisjoint(kernel.negotiating),
+        unoriented=not own.isdisjoint(kernel.unoriented),
     )
-
-
-def _newest_by_tunnel(
-    children: Iterable[ChildSa], tunnels: Set[str]
-) -> dict[str, dict[str, ChildSa]]:
-    """tunnel -> connection -> its newest child SA; connections of nobody's tunnel are left out."""
-    found: dict[str, dict[str, ChildSa]] = {}
-    for child in sorted(children, key=lambda child: child.serial):
-        match = _CONNECTION.fullmatch(child.connection)
-        if match is None:
-            continue
-        for tunnel in dict.fromkeys((match["udp"], match["gre"])):
-            if tunnel in tunnels:
-                found.setdefault(tunnel, {})[child.connection] = child
-                break
-    return found
 
 
 def _line(child: ChildSa) -> str:
@@ -348,17 +362,33 @@ def _line(child: ChildSa) -> str:
     return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
 
 
-def _connections(status: TunnelStatus, wanted: WantedTunnel | None) -> tuple[str, ...]:
-    """Names of the connections that are recorded as installed for what is wanted."""
-    if wanted is None or wanted.config is None or status.state is not TunnelState.CONFIGURED:
-        return ()
-    roles = wanted.config.selectors()
-    return tuple(connection_name(status.name, role, status.version) for role in roles)
+def _own(record: InstalledTunnel | None) -> frozenset[str]:
+    """Connections of a tunnel; before this tick's steps also those that its record replaces."""
+    return frozenset() if record is None else record.connections | record.replaced
 
 
-def _missing(status: TunnelStatus, wanted: WantedTunnel | None, lost: Set[str]) -> tuple[str, ...]:
+def _to_be_up(wanted: WantedTunnel | None, record: InstalledTunnel | None) -> Ends | None:
+    """What the installed connections have to be up for: what is wanted, or, of a row that cannot
+    be had, what is kept."""
+    if wanted is None or record is None or wanted.withdrawn:
+        return None
+    return wanted.config or record.ends
+
+
+def _connections(status: TunnelStatus, ends: Ends | None) -> dict[str, Selector]:
+    """Those that have to be up."""
+    if ends is None:
+        return {}
+    selectors = ends.selectors().items()
+    return {
+        connection_name(status.name, role, status.version): selector
+        for role, selector in selectors
+    }
+
+
+def _missing(status: TunnelStatus, expected: Iterable[str], lost: Set[str]) -> tuple[str, ...]:
     up = {connection.name for connection in status.connections} - lost
-    return tuple(name for name in _connections(status, wanted) if name not in up)
+    return tuple(name for name in expected if name not in up)
 
 
 def _ike(

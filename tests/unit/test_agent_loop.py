@@ -15,6 +15,7 @@ from ovn_ipsec.agent.node import Agent, Parts
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.nftables_text import render_guard
 from ovn_ipsec.drivers.pluto_log import PlutoLog
+from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import (
     Guard,
     GuardCounters,
@@ -25,7 +26,7 @@ from ovn_ipsec.model.conns import (
     ObservedIke,
 )
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
-from ovn_ipsec.model.snapshot import SaDetail
+from ovn_ipsec.model.snapshot import SaDetail, Subject, TunnelState
 from ovn_ipsec.model.steps import AddConnection, Outcome, SetGuard, StartIke, Step
 from ovn_ipsec.sources.certificates import CertificateFiles
 from tools.lab.container import wait_until
@@ -115,6 +116,7 @@ class RunningIke(Ike):
         super().__init__()
         self.calls: list[str] = []
         self.installed: dict[str, InstalledTunnel] = {}
+        self.unreadable = False
         self.meanwhile: Callable[[], None] = lambda: None
         """What happens during the next observation."""
         self.on_add: Callable[[], None] = lambda: None
@@ -127,6 +129,8 @@ class RunningIke(Ike):
         return "1"
 
     def observe_installed(self) -> dict[str, InstalledTunnel]:
+        if self.unreadable:
+            raise ObservationError("Input/output error")
         return dict(self.installed)
 
     def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
@@ -307,6 +311,18 @@ class TestRows:
             wait_until(lambda: len(agent.snapshot().tunnels) == 2, 10, "both tunnels")
             assert ike.calls.count("add t2") == 1
             assert known == [[]], "the look, which was to tell of the first, had not ended"
+
+    def test_what_is_installed_is_not_gone_when_it_cannot_be_read(
+        self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
+    ) -> None:
+        ovsdb.tunnels = (_row(1),)
+        with running(agent):
+            wait_until(lambda: "t1" in ike.installed, 10, "the tunnel")
+            assert agent.request_refresh(10)
+            ike.unreadable = True
+            assert agent.request_refresh(10)
+            assert agent.snapshot().unread(Subject.INSTALLED)
+            assert [t.state for t in agent.snapshot().tunnels] == [TunnelState.CONFIGURED]
 
 
 def _row(number: int) -> TunnelFact:

@@ -209,7 +209,7 @@ def cause_of_a(world: World) -> Cause | None:
     snapshot = take_snapshot(
         WANT,
         world.observe(),
-        versions={"a": 1},
+        records=world.installed,
         errors={"a": error} if error else {},
         previous=None,
         now_s=world.now,

@@ -13,6 +13,7 @@ from ovn_ipsec.model.conns import (
     Guard,
     GuardMode,
     IkeSa,
+    InstalledTunnel,
     KernelState,
     Observed,
     ObservedGuard,
@@ -24,6 +25,7 @@ from ovn_ipsec.model.conns import (
     connection_name,
 )
 from ovn_ipsec.model.evidence import Evidence, Failure, Symptom
+from ovn_ipsec.model.policies import expected_policies
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import ReadyWhen
 from ovn_ipsec.status.causes import diagnose
@@ -67,7 +69,11 @@ class Node:
         self.guard: ObservedGuard | Unobserved = GUARD
         self.now_s = 100.0
         self.snapshot: Snapshot | None = None
-        self.versions = {one.name: 1 for one in tunnels if one.config}
+        self.records = {
+            one.name: InstalledTunnel(one.name, 1, one.config.digest, one.config)
+            for one in tunnels
+            if one.config
+        }
         self.evidence = Evidence()
 
     def look(self, ike: ObservedIke | Unobserved, after_s: float = 1.0) -> Readiness:
@@ -75,7 +81,7 @@ class Node:
         self.snapshot = take_snapshot(
             self.desired,
             Observed(ike=ike, installed={}, credentials=(), guard=self.guard),
-            versions=self.versions,
+            records=self.records,
             errors={},
             previous=self.snapshot,
             now_s=self.now_s,
@@ -105,11 +111,19 @@ def pluto(
         for serial, name in enumerate(name for number in up for name in names(number))
     ]
     known = frozenset(name for number in (*up, *loaded) for name in names(number))
+    policies = frozenset(
+        policy
+        for number in up
+        for conf in [config(number % 250 + 1)]
+        for selector in conf.selectors().values()
+        for policy in expected_policies(conf.local, conf.remote, selector)
+    )
     return ObservedIke(
         running=True,
         loaded=known,
         children=tuple(children),
         ike_sas=tuple(sas),
+        policies=policies,
         states=tuple(states),
     )
 
@@ -248,6 +262,19 @@ def test_connections_that_pluto_lacks_and_rows_that_cannot_be_had_make_unready()
         "1 tunnel not loaded: ovn-2 (10.0.0.3)",
         "1 tunnel cannot be configured: ovn-3 (10.0.0.2): ipsec_esp: null is refused",
     )
+
+
+def test_peer_of_a_row_that_cannot_be_had_is_encrypted_only_while_the_kernel_has_its_sas() -> None:
+    node = Node(tunnel(1), tunnel(2))
+    assert node.look(pluto(up=(1, 2))).ready
+    row = replace(tunnel(2), config=None, problem="no certificate")
+    node.desired = replace(node.desired, tunnels={**node.desired.tunnels, "ovn-2": row})
+    assert len(node.look(pluto(up=(1, 2))).named(PeerState.ENCRYPTED)) == 2
+    flushed = replace(pluto(up=(1, 2)), policies=pluto(up=(1,)).policies)
+    verdict = node.look(flushed)
+    assert verdict.reasons == ("1 tunnel cannot be configured: ovn-2 (10.0.0.3): no certificate",)
+    assert node.snapshot is not None
+    assert json_readiness(verdict, node.snapshot, node.now_s)["unencrypted"] == ["ovn-2"]
 
 
 def test_peer_that_is_revoked_is_not_waited_for() -> None:

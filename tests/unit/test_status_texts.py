@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_ipsec.model.conns import (
+    ANY_LOCAL,
     ChildSa,
     Desired,
+    Ends,
     GuardCounters,
     GuardMode,
+    IkeSa,
+    InstalledTunnel,
     KernelPolicy,
     KernelState,
     Observed,
@@ -27,6 +31,7 @@ from ovn_ipsec.model.conns import (
     Unobserved,
     WantedTunnel,
 )
+from ovn_ipsec.model.policies import expected_policies
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState
 from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.report import (
@@ -72,10 +77,10 @@ CONFIG = TunnelConfig(
     keywords=(),
 )
 WANTED = WantedTunnel(NAME, VIEW, CONFIG)
-OUT_POLICY = KernelPolicy(f"{LOCAL}/32", f"{REMOTE}/32", "udp", None, 6081, "out")
-IN_POLICY = KernelPolicy(f"{REMOTE}/32", f"{LOCAL}/32", "udp", 6081, None, "in")
+OUT_POLICY = KernelPolicy(f"{LOCAL}/32", f"{REMOTE}/32", "udp", 6081, None, "out")
+IN_POLICY = KernelPolicy(f"{REMOTE}/32", f"{LOCAL}/32", "udp", None, 6081, "in")
 STATE = KernelState(
-    REMOTE, LOCAL, 0x9B00B718, KernelPolicy(f"{REMOTE}/32", f"{LOCAL}/32", "udp", 6081, None, "")
+    REMOTE, LOCAL, 0x9B00B718, KernelPolicy(f"{REMOTE}/32", f"{LOCAL}/32", "udp", None, 6081, "")
 )
 CHILD = ChildSa(f"{NAME}-in-1", 8, 1, bytes_in=8_000_000, line=IN_LINE)
 IKE = ObservedIke(
@@ -85,6 +90,15 @@ IKE = ObservedIke(
     children=(CHILD,),
     policies=frozenset({OUT_POLICY, IN_POLICY}),
     states=(STATE,),
+)
+BOTH_UP = replace(
+    IKE,
+    children=(CHILD, ChildSa(f"{NAME}-out-1", 9, 1)),
+    policies=frozenset(
+        policy
+        for selector in CONFIG.selectors().values()
+        for policy in expected_policies(LOCAL, REMOTE, selector)
+    ),
 )
 GUARD = ObservedGuard(True, True, GuardMode.ENFORCE, counters=GuardCounters(3, 4))
 
@@ -97,6 +111,7 @@ def snapshot(
     *wanted: WantedTunnel,
     ike: ObservedIke | Unobserved = IKE,
     versions: Mapping[str, int] | None = None,
+    ends: Ends = CONFIG,
     errors: Mapping[str, str] | None = None,
     previous: Snapshot | None = None,
     now_s: float = 100.0,
@@ -104,7 +119,10 @@ def snapshot(
     return take_snapshot(
         Desired(tunnels={one.name: one for one in wanted}, complete=True),
         observed(ike),
-        versions={NAME: 1} if versions is None else versions,
+        records={
+            name: InstalledTunnel(name, version, "", ends)
+            for name, version in ({NAME: 1} if versions is None else versions).items()
+        },
         errors=errors or {},
         previous=previous,
         now_s=now_s,
@@ -138,9 +156,9 @@ Interface name: {NAME} v1 (CONFIGURED)
   CFM state:      Disabled
   Not up:         {NAME}-out-1
 Kernel policies installed:
-  src 192.168.7.11/32 dst 192.168.7.23/32 proto udp dport 6081
+  src 192.168.7.11/32 dst 192.168.7.23/32 proto udp sport 6081
 Kernel security associations installed:
-  sel src 192.168.7.23/32 dst 192.168.7.11/32 proto udp sport 6081
+  sel src 192.168.7.23/32 dst 192.168.7.11/32 proto udp dport 6081
 IPsec connections that are active:
   {IN_LINE}
 
@@ -208,16 +226,94 @@ def test_unreadable_pluto_from_the_start_is_unknown_never_an_empty_answer() -> N
 
 
 def test_up_needs_every_connection_of_the_installed_version() -> None:
-    out = ChildSa(f"{NAME}-out-1", 9, 1)
-    both = replace(IKE, children=(CHILD, out))
-    assert snapshot(WANTED, ike=both).tunnels[0].up
+    assert snapshot(WANTED, ike=BOTH_UP).tunnels[0].up
     assert not snapshot(WANTED).tunnels[0].up
-    assert not snapshot(WANTED, ike=both, versions={NAME: 2}).tunnels[0].up
+    assert not snapshot(WANTED, ike=BOTH_UP, versions={NAME: 2}).tunnels[0].up
+
+
+@pytest.mark.parametrize("problem", [None, "certificate expired"])
+@pytest.mark.parametrize("lacking", sorted(BOTH_UP.policies, key=repr))
+@pytest.mark.parametrize("local", [LOCAL, ANY_LOCAL])
+def test_connection_whose_policy_was_flushed_is_not_up_whatever_pluto_says(
+    problem: str | None, lacking: KernelPolicy, local: str
+) -> None:
+    wanted = replace(WANTED, config=None if problem else CONFIG, problem=problem)
+    ends = replace(CONFIG, local=local)
+    assert snapshot(wanted, ike=BOTH_UP, ends=ends).tunnels[0].encrypted
+    role = "in" if lacking in (IN_POLICY, OUT_POLICY) else "out"
+    ike = replace(BOTH_UP, policies=BOTH_UP.policies - {lacking})
+    status = snapshot(wanted, ike=ike, ends=ends).tunnels[0]
+    assert status.missing == (f"{NAME}-{role}-1",)
+    assert not status.encrypted
+    flushed = snapshot(wanted, ike=replace(BOTH_UP, policies=frozenset()), ends=ends).tunnels[0]
+    assert flushed.missing == (f"{NAME}-in-1", f"{NAME}-out-1")
+
+
+def test_policies_of_either_family_are_those_of_the_tunnel() -> None:
+    six = replace(CONFIG, local="fd00::11", remote="fd00:0::23")
+    wanted = replace(WANTED, config=None, problem="certificate expired")
+    policies = frozenset(
+        policy
+        for selector in six.selectors().values()
+        for policy in expected_policies("fd00::11", "fd00::23", selector)
+    )
+    ike = replace(BOTH_UP, policies=policies)
+    assert snapshot(wanted, ike=ike, ends=six).tunnels[0].encrypted
+    assert not snapshot(wanted, ike=BOTH_UP, ends=six).tunnels[0].encrypted
+
+
+def test_invalid_tunnel_is_encrypted_only_while_all_that_it_keeps_is_up() -> None:
+    invalid = WantedTunnel(NAME, VIEW, None, problem="certificate expired on 2026-01-01")
+    up = snapshot(invalid, ike=BOTH_UP)
+    assert up.tunnels[0].encrypted
+    half = snapshot(invalid).tunnels[0]
+    assert half.missing == (f"{NAME}-out-1",)
+    assert not half.encrypted
+    gone = snapshot(invalid, ike=replace(BOTH_UP, children=(), loaded=frozenset()))
+    assert gone.tunnels[0].unloaded == (f"{NAME}-in-1", f"{NAME}-out-1")
+    assert not gone.tunnels[0].encrypted
+    unread = snapshot(invalid, ike=Unobserved("whack: exit 1"), previous=snapshot(invalid))
+    assert not unread.tunnels[0].encrypted
+    new = snapshot(invalid, ike=BOTH_UP, versions={})
+    assert (new.tunnels[0].encrypted, new.tunnels[0].missing) == (False, ())
+    withdrawn = snapshot(replace(invalid, withdrawn=True))
+    assert withdrawn.tunnels[0].missing == ()
+
+
+def test_tunnels_whose_names_end_like_a_role_are_told_apart() -> None:
+    gre = replace(CONFIG, protocol=Protocol.GRE, port=None)
+    ends = {"x": gre, "x-in": replace(gre, remote="192.168.7.24")}
+    (selector,) = gre.selectors().values()
+    foreign = ChildSa("x-out-1", 20, 1)
+    ike = ObservedIke(
+        running=True,
+        loaded=frozenset({"x-1", "x-in-1", "x-out-1"}),
+        children=(ChildSa("x-1", 8, 1), ChildSa("x-in-1", 9, 1), foreign),
+        ike_sas=(IkeSa("x-1", 7, True), IkeSa("x-in-1", None, False)),
+        policies=frozenset(
+            policy
+            for conf in ends.values()
+            for policy in expected_policies(conf.local, conf.remote, selector)
+        ),
+    )
+    taken = take_snapshot(
+        Desired(tunnels={n: WantedTunnel(n, VIEW, c) for n, c in ends.items()}, complete=True),
+        observed(ike),
+        records={name: InstalledTunnel(name, 1, "", conf) for name, conf in ends.items()},
+        errors={},
+        previous=None,
+        now_s=1.0,
+        wall=WALL,
+    )
+    own = {s.name: [active.name for active in s.connections] for s in taken.tunnels}
+    assert own == {"x": ["x-1"], "x-in": ["x-in-1"]}
+    assert [status.encrypted for status in taken.tunnels] == [True, True]
+    assert [(s.ike_up, s.negotiating) for s in taken.tunnels] == [(True, False), (False, True)]
 
 
 def test_connection_whose_states_were_flushed_is_not_up_whatever_pluto_says() -> None:
     out = ChildSa(f"{NAME}-out-1", 9, 1, spi_in=0xABC, spi_out=0xDEF)
-    both = replace(IKE, children=(replace(CHILD, spi_in=STATE.spi), out))
+    both = replace(BOTH_UP, children=(replace(CHILD, spi_in=STATE.spi), out))
     flushed = snapshot(WANTED, ike=both)
     assert flushed.tunnels[0].missing == (f"{NAME}-out-1",)
     unread = snapshot(WANTED, ike=Unobserved("whack: exit 1"), previous=flushed)
@@ -234,7 +330,7 @@ def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() ->
 
 def test_foreign_connections_and_policies_are_in_nobodys_block() -> None:
     foreign = ChildSa("office-1", 99, 98, line='000 #99: "office-1" ...')
-    other_port = replace(OUT_POLICY, dport=4789)
+    other_port = replace(OUT_POLICY, sport=4789)
     ike = replace(IKE, children=(CHILD, foreign), policies=IKE.policies | {other_port})
     taken = snapshot(WANTED, ike=ike)
     assert "office-1" not in shown(taken) + render_ipsec_status(taken, 101.0)
@@ -291,10 +387,10 @@ def test_dict_answers_are_python_literals() -> None:
     taken = snapshot(WANTED)
     assert ast.literal_eval(render_ipsec_status(taken, 101.0)) == {NAME: {f"{NAME}-in-1": IN_LINE}}
     assert ast.literal_eval(render_xfrm_policies(taken, 101.0)) == {
-        LOCAL: ["src 192.168.7.23/32 dst 192.168.7.11/32 proto udp sport 6081"],
-        REMOTE: ["src 192.168.7.11/32 dst 192.168.7.23/32 proto udp dport 6081"],
+        LOCAL: ["src 192.168.7.23/32 dst 192.168.7.11/32 proto udp dport 6081"],
+        REMOTE: ["src 192.168.7.11/32 dst 192.168.7.23/32 proto udp sport 6081"],
     }
-    line = "sel src 192.168.7.23/32 dst 192.168.7.11/32 proto udp sport 6081"
+    line = "sel src 192.168.7.23/32 dst 192.168.7.11/32 proto udp dport 6081"
     assert ast.literal_eval(render_xfrm_states(taken, 101.0)) == {LOCAL: [line], REMOTE: [line]}
     assert render_ipsec_status(snapshot(versions={}), 101.0) == "{}\n"
 
