@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from functools import partial
@@ -242,9 +243,13 @@ def test_a_tunnel_with_a_certificate_is_started_and_pluto_forgets_no_key(
     run("certutil", "-S", *made, *database)
     auth = CertificateAuth("a", "b", "ovs_certkey_a", None)
     signing = replace(config(lead=True), auth=auth)
-    before = (daemon.base / "log").read_text()
+    log_file = daemon.base / "log"
+    # At its start it reads them, and answers before it has: the last line of that, 4.10 and 5.2.
+    ends = re.compile("no secrets filename matched|addconn: loading secrets")
+    wait_until(lambda: ends.search(log_file.read_text()) is not None, WITHIN_S, "keys are read")
+    before = log_file.read_text()
     assert errors(driver.apply([AddConnection("t", 1, signing)])) == [None]
-    log = (daemon.base / "log").read_text().removeprefix(before)
+    log = log_file.read_text().removeprefix(before)
     assert '"t-in-1" #1: initiating IKEv2 connection' in log
     assert '"t-out-1": queue Child SA; waiting on IKE SA "t-in-1" #1' in log
     assert "secrets" not in log
