@@ -17,6 +17,7 @@ from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
 
 DEFAULT_COMMAND_TIMEOUT_S = 120
+DEFAULT_GUARD_FILE = "/var/lib/openvswitch/ovn-ipsec-guard.json"
 DATABASE_METHODS = ("unix:", "tcp:", "ssl:")
 _FOLLOW = "follow"
 _PORTS_FORM = "a comma-separated list such as udp/4789,gre"
@@ -92,6 +93,8 @@ class Settings:
     guard_on_unknown: OnUnknown = OnUnknown.AUDIT
     guard_ports: frozenset[GuardPort] = frozenset()
     """Closed to and from everybody, besides Geneve's own port."""
+    guard_file: str = DEFAULT_GUARD_FILE
+    """Where the guard in force is kept for the next start."""
     allow_plain: frozenset[GuardPort] = frozenset()
     """Ports whose rows with ``remote_ip=flow`` may stay in clear."""
     allow_hw_offload: bool = False
@@ -103,6 +106,16 @@ class Settings:
     report_status: bool = False
     """Write ``Interface:external_ids:ipsec_status``."""
     log_format: LogFormat = LogFormat.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """Those of ``ovn-ipsec guard``; beside ``action`` as the agent's of the same name."""
+
+    action: str
+    guard_on_unknown: OnUnknown = OnUnknown.AUDIT
+    guard_ports: frozenset[GuardPort] = frozenset()
+    guard_file: str = DEFAULT_GUARD_FILE
 
 
 ArgumentAdder = Callable[[argparse.ArgumentParser], None]
@@ -235,18 +248,21 @@ def _add_guard_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_guard_arguments(argv: Sequence[str]) -> tuple[str, OnUnknown, frozenset[GuardPort]]:
-    """``ovn-ipsec guard``: the action, and what the guard is while no other is known.
-
-    Raises SettingsError with every violation.
-    """
+def parse_guard_arguments(argv: Sequence[str]) -> GuardSettings:
+    """Read the command line of ``ovn-ipsec guard``. Raises SettingsError with every violation."""
     flags = guard_parser().parse_args(argv)
     violations: list[str] = []
-    mode = _member(OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations)
-    ports = _ports("--guard-ports", flags.guard_ports, violations)
+    settings = GuardSettings(
+        flags.action,
+        guard_on_unknown=_member(
+            OnUnknown, "--guard-on-unknown", flags.guard_on_unknown, violations
+        ),
+        guard_ports=_ports("--guard-ports", flags.guard_ports, violations),
+        guard_file=_file("--guard-file", flags.guard_file, violations),
+    )
     if violations:
         raise SettingsError("\n".join(violations))
-    return flags.action, mode, ports
+    return settings
 
 
 def guard_parser() -> StrictParser:
@@ -277,6 +293,12 @@ def _add_first_guard_arguments(add: Callable[..., argparse.Action]) -> None:
         default="",
         help="tunnel ports closed to everybody besides udp/6081, e.g. udp/4789,gre",
     )
+    add(
+        "--guard-file",
+        metavar="FILE",
+        default=DEFAULT_GUARD_FILE,
+        help="keeps the guard that is in force for the next start (default: %(default)s)",
+    )
 
 
 def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
@@ -306,6 +328,7 @@ def _read(namespace: argparse.Namespace, violations: list[str]) -> Settings:
             OnUnknown, "--guard-on-unknown", namespace.guard_on_unknown, violations
         ),
         guard_ports=_ports("--guard-ports", namespace.guard_ports, violations),
+        guard_file=_file("--guard-file", namespace.guard_file, violations),
         allow_plain=_ports("--allow-plain", namespace.allow_plain, violations),
         allow_hw_offload=namespace.allow_hw_offload,
         http=loopback_address("--http", namespace.http, violations) if namespace.http else None,
@@ -360,6 +383,13 @@ def _seconds(flag: str, text: str, violations: list[str]) -> int:
         return int(text)
     violations.append(f"{flag}: {text!r} is not a number of seconds from 1 to 86400")
     return DEFAULT_COMMAND_TIMEOUT_S
+
+
+def _file(flag: str, text: str, violations: list[str]) -> str:
+    """Absolute, for a daemon's working directory is another one."""
+    if not text.startswith("/"):
+        violations.append(f"{flag}: {text!r}: give an absolute path")
+    return text
 
 
 def _ports(flag: str, text: str, violations: list[str]) -> frozenset[GuardPort]:

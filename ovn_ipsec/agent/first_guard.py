@@ -5,6 +5,7 @@ from __future__ import annotations
 from ovn_ipsec.agent.observation import read
 from ovn_ipsec.desired.guard import GENEVE
 from ovn_ipsec.drivers.nftables import Nftables
+from ovn_ipsec.drivers.nftables_rules import ENFORCING
 from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort
 
 
@@ -14,11 +15,15 @@ def first_guard(
     """The guard to start with: the one in force, else the last one, else closed as asked.
 
     A node that has had a guard which cannot be read any more is no first start: it is closed.
+    Whatever is applied is kept, so a table that only counts beside a last guard that closes is the
+    first start of somebody who does not know that one, such as another unit at boot.
     """
     live = read(driver.live_guard)
-    if isinstance(live, Guard):
+    if isinstance(live, Guard) and live.mode is not GuardMode.AUDIT:
         return live
     last = driver.load_last_known()
+    if isinstance(live, Guard) and (last is None or last.mode not in ENFORCING):
+        return live
     if last is not None:
         return last
     mode = GuardMode.ENFORCE if read(driver.was_in_force) is True else on_unknown

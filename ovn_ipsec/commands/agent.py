@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import ovs.daemon
 import ovs.dirs
@@ -140,7 +141,7 @@ def serve_queries(agent: Agent) -> ControlServer:
 
 
 def _close_guard(settings: Settings) -> None:
-    driver = Nftables()
+    driver = Nftables(Path(settings.guard_file))
     guard = first_guard(driver, GuardMode(settings.guard_on_unknown), settings.guard_ports)
     for outcome in driver.apply([SetGuard(guard)]):
         if outcome.error is not None:
@@ -172,7 +173,7 @@ def _build_agent(settings: Settings) -> Agent:
                 paths.nss_dir,
                 (str(paths.libexec_dir / "whack"), "--ctlsocket", str(paths.ctl)),
             ),
-            guard=Nftables(events=guard_events, held=_held_table()),
+            guard=Nftables(Path(settings.guard_file), events=guard_events, held=_held_table()),
             guard_events=guard_events,
         ),
         Policy(

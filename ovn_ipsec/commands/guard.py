@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ovn_ipsec.agent.first_guard import first_guard
 from ovn_ipsec.drivers.nftables import Nftables
@@ -16,13 +17,13 @@ from ovn_ipsec.status.report import render_guard
 
 def run(argv: Sequence[str]) -> int:
     """0 the table stands as it should (after ``remove``: is gone), 1 it does not."""
-    action, on_unknown, ports = parse_guard_arguments(argv)
-    driver = Nftables()
-    if action == "remove":
+    settings = parse_guard_arguments(argv)
+    driver = Nftables(Path(settings.guard_file))
+    if settings.action == "remove":
         driver.remove()
         return 0
-    if action == "apply":
-        guard = first_guard(driver, GuardMode(on_unknown), ports)
+    if settings.action == "apply":
+        guard = first_guard(driver, GuardMode(settings.guard_on_unknown), settings.guard_ports)
         (outcome,) = driver.apply([SetGuard(guard)])
         # An agent that runs has put it in force already, and may not let anybody else do so.
         if outcome.error is not None and driver.live_guard() != guard:

@@ -22,8 +22,7 @@ from ovn_ipsec.drivers.private_files import install
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, ObservedGuard
 from ovn_ipsec.model.steps import Outcome, SetGuard
-
-LAST_KNOWN = Path("/var/lib/openvswitch/ovn-ipsec-guard.json")
+from ovn_ipsec.settings import DEFAULT_GUARD_FILE
 
 _TIMEOUT_S = 60.0
 _NAME = {"family": FAMILY, "name": TABLE}
@@ -46,7 +45,7 @@ class Nftables:
 
     def __init__(
         self,
-        last_known: Path = LAST_KNOWN,
+        last_known: Path = Path(DEFAULT_GUARD_FILE),
         events: GuardEvents | None = None,
         held: HeldTable | None = None,
     ) -> None:

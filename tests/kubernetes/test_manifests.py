@@ -13,7 +13,12 @@ import ovn_ipsec
 from ovn_ipsec.cli import main
 from ovn_ipsec.cluster.settings import FollowSettings, parse_cluster_arguments
 from ovn_ipsec.identity.settings import parse_enroll_arguments
-from ovn_ipsec.settings import OnUnknown, parse_agent_arguments, parse_guard_arguments
+from ovn_ipsec.settings import (
+    GuardSettings,
+    OnUnknown,
+    parse_agent_arguments,
+    parse_guard_arguments,
+)
 from tests.kubernetes.rendered import (
     CHART,
     MANIFESTS,
@@ -125,7 +130,7 @@ def test_every_command_line_is_one_that_its_program_takes() -> None:
         if item["command"][0] == "ovn-ipsec"
     }
     assert lines["guard"][:2] == ["ovn-ipsec", "guard"]
-    assert parse_guard_arguments(lines["guard"][2:])[:2] == ("apply", OnUnknown.AUDIT)
+    assert parse_guard_arguments(lines["guard"][2:]) == GuardSettings("apply", OnUnknown.AUDIT)
     assert lines["agent"][:2] == ["ovn-ipsec", "agent"]
     agent = [word for word in lines["agent"][2:] if word != "--pidfile"]  # python-ovs's own
     parsed, _ = parse_agent_arguments(agent, prog="ovn-ipsec")

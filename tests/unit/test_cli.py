@@ -65,7 +65,7 @@ print(*sys.modules)
 
 
 AGENT_WITHOUT_XFRM = """
-import functools, pathlib, sys
+import sys
 from ovn_ipsec import cli
 from ovn_ipsec.commands import agent
 from ovn_ipsec.errors import SourceError
@@ -75,8 +75,7 @@ def refuse():
 
 agent.KernelEvents = refuse
 agent.GuardEvents = lambda tables: None
-agent.Nftables = functools.partial(agent.Nftables, pathlib.Path(sys.argv[1]) / "guard.json")
-sys.exit(cli.main(["agent", "unix:x", "--guard-on-unknown=enforce"]))
+sys.exit(cli.main(["agent", "unix:x", "--guard-on-unknown=enforce", *sys.argv[1:]]))
 """
 
 
@@ -85,7 +84,7 @@ def test_agent_that_cannot_be_built_leaves_the_guard_closed(tmp_path: Path) -> N
     nft.write_text(f"#!/bin/sh\n[ \"$*\" = '-j -f -' ] || exit 1\ncat > {tmp_path}/transaction\n")
     nft.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-c", AGENT_WITHOUT_XFRM, str(tmp_path)],
+        [sys.executable, "-c", AGENT_WITHOUT_XFRM, f"--guard-file={tmp_path}/guard.json"],
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -94,5 +93,6 @@ def test_agent_that_cannot_be_built_leaves_the_guard_closed(tmp_path: Path) -> N
     )
     assert done.returncode == 1 and "netlink family 6" in done.stderr
     assert "mode=enforce" in (tmp_path / "transaction").read_text()
+    assert "mode=enforce" in (tmp_path / "guard.json").read_text()
     # python-ovs has no log file here: its last resort would be standard error again.
     assert done.stderr.count("guard counters are carried over") == 1

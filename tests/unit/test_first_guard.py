@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,28 @@ def test_last_guard_that_cannot_be_read_closes_instead_of_only_counting(
 def test_table_of_ours_that_somebody_changed_is_not_opened_by_a_start(kept: Path) -> None:
     (kept.parent.parent / "listing").write_text('{"nftables": []}')
     assert first(kept).mode is GuardMode.ENFORCE
+
+
+@pytest.mark.parametrize(
+    ("live", "stored", "begins"),
+    [
+        ("audit", "enforce", "enforce"),
+        ("audit", "enforce-always", "enforce-always"),
+        ("audit", "audit", "audit"),
+        ("audit", None, "audit"),
+        ("enforce", "enforce-always", "enforce"),
+        ("enforce", "audit", "enforce"),
+    ],
+)
+def test_table_in_force_goes_on_unless_it_only_counts_where_the_last_guard_closed(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, live: str, stored: str | None, begins: str
+) -> None:
+    in_force = Guard(GuardMode(live), frozenset({GENEVE}))
+    monkeypatch.setattr(Nftables, "live_guard", lambda _: in_force)
+    if stored is not None:
+        kept.parent.mkdir()
+        kept.write_text(render_guard(replace(LAST, mode=GuardMode(stored)), GuardCounters(0, 0)))
+    assert first(kept).mode is GuardMode(begins)
 
 
 def test_table_that_nft_lists_otherwise_is_no_success_to_be_repeated_at_once(kept: Path) -> None:

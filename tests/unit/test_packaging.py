@@ -9,7 +9,9 @@ from pathlib import Path
 import yaml
 
 import ovn_ipsec
+from ovn_ipsec.settings import DEFAULT_GUARD_FILE, parse_guard_arguments
 from tools.image.containerfile import packages, read_config
+from tools.image.manifest import containers
 
 REPOSITORY = Path(__file__).parents[2]
 MANIFESTS = REPOSITORY / "manifests"
@@ -55,6 +57,31 @@ def test_image_manifests_and_chart_are_of_this_version() -> None:
         for image in re.findall(r"^ *(?:- )?image: (\S+)$", path.read_text(), re.MULTILINE)
     }
     assert images == {f"ovn-ipsec:{version}"}
+
+
+def test_documented_guard_of_the_host_reads_the_file_that_the_pod_keeps() -> None:
+    text = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    (options,) = re.findall(r"GUARD_OPTIONS=([^'\n]*)", text)
+    on_host = Path(parse_guard_arguments(["apply", *options.split()]).guard_file)
+    in_pod = Path(DEFAULT_GUARD_FILE)
+    daemon_set = yaml.safe_load((MANIFESTS / "base" / "node" / "daemonset.yaml").read_text())
+    pod = daemon_set["spec"]["template"]["spec"]
+    volumes = {item["name"]: item for item in pod["volumes"]}
+    for name, item in containers(pod).items():
+        if name not in ("guard", "agent"):
+            continue
+        assert not [word for word in item["command"] if word.startswith("--guard-file")]
+        (volume,) = (
+            volumes[mount["name"]]
+            for mount in item["volumeMounts"]
+            if mount["mountPath"] == str(in_pod.parent)
+        )
+        assert on_host == Path(volume["hostPath"]["path"]) / in_pod.name
+    # The unit waits for where it is.
+    unit = (MANIFESTS / "systemd" / "ovn-ipsec-guard.service").read_text()
+    (mounts,) = re.findall(r"^RequiresMountsFor=(.*)$", unit, re.MULTILINE)
+    for file in (in_pod, on_host):
+        assert set(mounts.split()) & set(map(str, file.parents))
 
 
 def test_the_image_installs_extras_that_exist() -> None:

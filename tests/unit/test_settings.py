@@ -6,7 +6,14 @@ import pytest
 
 from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.conns import GuardMode, GuardPort, Protocol
-from ovn_ipsec.settings import IkeDaemon, OnUnknown, Settings, parse_agent_arguments
+from ovn_ipsec.settings import (
+    GuardSettings,
+    IkeDaemon,
+    OnUnknown,
+    Settings,
+    parse_agent_arguments,
+    parse_guard_arguments,
+)
 
 DATABASE = "unix:/run/openvswitch/db.sock"
 
@@ -70,6 +77,7 @@ def test_every_value_is_read() -> None:
         "--guard-mode=enforce-always",
         "--guard-on-unknown=enforce",
         "--guard-ports=udp/4789, gre",
+        "--guard-file=/g",
         "--allow-plain=tcp/7471",
         "--allow-hw-offload",
         "tcp:127.0.0.1:6640",
@@ -86,6 +94,7 @@ def test_every_value_is_read() -> None:
         guard_mode=GuardMode.ENFORCE_ALWAYS,
         guard_on_unknown=OnUnknown.ENFORCE,
         guard_ports=frozenset({GuardPort(Protocol.UDP, 4789), GuardPort(Protocol.GRE, None)}),
+        guard_file="/g",
         allow_plain=frozenset({GuardPort(Protocol.TCP, 7471)}),
         allow_hw_offload=True,
     )
@@ -99,6 +108,7 @@ def test_all_violations_are_in_one_message() -> None:
             "--guard-mode=loose",
             "--guard-on-unknown=off",
             "--guard-ports=udp/0,sctp/1,udp,gre/1",
+            "--guard-file=guard.json",
             "--allow-plain=udp/70000",
             "--frobnicate",
         )
@@ -113,17 +123,28 @@ def test_all_violations_are_in_one_message() -> None:
         "'sctp/1'",
         "'udp'",
         "'gre/1'",
+        "'guard.json'",
         "'udp/70000'",
         "--frobnicate",
     ):
         assert word in message
-    assert len(message.splitlines()) == 11
+    assert len(message.splitlines()) == 12
 
 
 @pytest.mark.parametrize("database", ["", "db.sock", "ptcp:6640", "/run/db.sock"])
 def test_database_that_is_no_remote_is_refused(database: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE"):
         parse(database)
+
+
+def test_guard_command_takes_what_the_agent_takes_of_the_same_name() -> None:
+    flags = ("--guard-on-unknown=enforce", "--guard-ports=gre", "--guard-file=/g")
+    settings = parse(*flags, DATABASE)
+    assert parse_guard_arguments(["apply", *flags]) == GuardSettings(
+        "apply", settings.guard_on_unknown, settings.guard_ports, settings.guard_file
+    )
+    with pytest.raises(SettingsError, match="'g': give an absolute path"):
+        parse_guard_arguments(["apply", "--guard-file=g"])
 
 
 def test_flag_without_its_value_is_a_settings_error_not_an_exit() -> None:
