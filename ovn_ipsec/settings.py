@@ -265,6 +265,19 @@ def parse_guard_arguments(argv: Sequence[str]) -> GuardSettings:
     return settings
 
 
+def guard_file_of(argv: Sequence[str]) -> str:
+    """``--guard-file`` of a command line that is wrong; the default where that is wrong, too."""
+    parser = StrictParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--guard-file", default=DEFAULT_GUARD_FILE)
+    violations: list[str] = []
+    try:
+        flags, _ = parser.parse_known_args(argv)
+        found = _file("--guard-file", flags.guard_file, violations)
+    except SettingsError:
+        return DEFAULT_GUARD_FILE
+    return DEFAULT_GUARD_FILE if violations else found
+
+
 def guard_parser() -> StrictParser:
     """The command line of ``ovn-ipsec guard``."""
     parser = StrictParser(

@@ -12,7 +12,15 @@ from ovn_ipsec.model.conns import Guard, GuardMode, GuardPort
 def first_guard(
     driver: Nftables, on_unknown: GuardMode, guard_ports: frozenset[GuardPort]
 ) -> Guard:
-    """The guard to start with: the one in force, else the last one, else closed as asked.
+    """The guard to start with: that of an earlier run, else as asked for a first start."""
+    found = earlier_guard(driver, guard_ports)
+    return found or Guard(on_unknown, frozenset({GENEVE}) | guard_ports)
+
+
+def earlier_guard(
+    driver: Nftables, guard_ports: frozenset[GuardPort] = frozenset()
+) -> Guard | None:
+    """The guard in force, else the last one; None: this is a first start.
 
     A node that has had a guard which cannot be read any more is no first start: it is closed.
     Whatever is applied is kept, so a table that only counts beside a last guard that closes is the
@@ -26,5 +34,6 @@ def first_guard(
         return live
     if last is not None:
         return last
-    mode = GuardMode.ENFORCE if read(driver.was_in_force) is True else on_unknown
-    return Guard(mode, frozenset({GENEVE}) | guard_ports)
+    if read(driver.was_in_force) is True:
+        return Guard(GuardMode.ENFORCE, frozenset({GENEVE}) | guard_ports)
+    return None
