@@ -27,7 +27,7 @@ _STATUS = (
     ("0", "Done; of status, verify and web --once: all is encrypted."),
     ("1", "An error, which is told; also a wrong option of a command."),
     ("2", "There is no such command; of cluster, not done yet."),
-    ("3", "Not all is encrypted, or, of enroll --once, the renewal is overdue."),
+    ("3", "Not all is encrypted."),
     ("4", "No agent answers."),
 )
 _SEE = "ovs-appctl(8), ovs-vswitchd.conf.db(5), ipsec(8), ipsec.conf(5), nft(8)"

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from ca.est_tls import TlsMaterial
 from ca.requests import bundle_digest
 from ovn_ipsec import cli
+from ovn_ipsec.commands import enroll
 from ovn_ipsec.errors import EnrolmentError, SettingsError
 from ovn_ipsec.identity.certificates import request_name
 from ovn_ipsec.identity.drop import DropDirectory
@@ -428,6 +429,29 @@ def test_settings_are_read_and_every_violation_is_told() -> None:
         )
     for reason in ("DATABASE", "https://HOST", "either", "absolute", "--key-type", "--timeout"):
         assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(("life_left", "code"), [(0.1, 0), (-0.1, 1)])
+def test_command_succeeds_with_what_is_valid_although_its_renewal_is_overdue(
+    node: Node,
+    desk: FakeDesk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    life_left: float,
+    code: int,
+) -> None:
+    join(node, desk)
+    node.url, node.offset = f"https://{HOST}:1", dt.timedelta(seconds=LIFE_S * (1 - life_left))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(enroll, "wall_clock", node.clock)
+    monkeypatch.setattr(
+        enroll, "build_enrolment", lambda _, generations, *rest: node.opened(generations)
+    )
+    argv = ["enroll", "unix:/x", f"--url={node.url}", f"--directory={node.directory}", "--once"]
+    assert cli.main([*argv, "--timeout=1"]) == code
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert "Connection refused" in warned[-1]
+    assert ("is not renewed" in warned[-1]) == (code == 0)
 
 
 def test_command_ends_with_an_error_when_another_process_has_the_directory(
