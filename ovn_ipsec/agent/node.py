@@ -126,6 +126,7 @@ class Agent:
         self._kernel_dirty = True
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
+        self._notices: Callable[[], tuple[str, ...]] = lambda: ()
         self._exit: bool | None = None
 
     # Queries, from the status thread.
@@ -182,12 +183,18 @@ class Agent:
         )
         self._do([SetGuard(self._guard)])
 
-    def run(self, ready: Callable[[], None]) -> None:
+    def run(
+        self,
+        ready: Callable[[], None],
+        notices: Callable[[], tuple[str, ...]] = lambda: (),
+    ) -> None:
         """Tick until an exit is requested.
 
+        ``notices``: problems of what runs beside the loop, which are told as the node's.
         ``ready`` is called once: when the first tick with every source has ended, or after a
         while without (OVSDB may be absent for long; the guard stands anyway).
         """
+        self._notices = notices
         ready_by: float | None = time.monotonic() + READY_WAIT_S
         while self._exit is None:
             if ready_by is not None and (self.snapshot().complete or time.monotonic() >= ready_by):
@@ -345,9 +352,9 @@ class Agent:
         if not isinstance(credentials, Unobserved):
             self._credentials = credentials
         desired = self._wanted.build(installed, self._credentials, self._guard)
-        if desired.complete:
-            warnings = self._parts.ike.warnings
-            desired = replace(desired, problems=(*desired.problems, *warnings))
+        warnings = self._parts.ike.warnings if desired.complete else ()
+        problems = (*desired.problems, *warnings, *self._notices())
+        desired = replace(desired, problems=problems)
         self._guard = desired.guard
         self._keep_guard()
         return desired, installed, credentials

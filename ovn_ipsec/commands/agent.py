@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import ovs.daemon
@@ -33,11 +32,12 @@ from ovn_ipsec.drivers.pluto_log import PlutoLog
 from ovn_ipsec.errors import DriverError, OvnIpsecError, SettingsError
 from ovn_ipsec.model.conns import GuardMode
 from ovn_ipsec.model.steps import SetGuard
-from ovn_ipsec.settings import HttpAddress, IkeDaemon, Settings, parse_agent_arguments
+from ovn_ipsec.settings import IkeDaemon, Settings, parse_agent_arguments
 from ovn_ipsec.sources.addresses import LocalAddresses
 from ovn_ipsec.sources.certificates import CertificateFiles
 from ovn_ipsec.sources.kernel_events import KernelEvents
 from ovn_ipsec.sources.ovsdb import OvsdbSource
+from ovn_ipsec.status.listener import Listener
 from ovn_ipsec.status.probes import Probes, ProbeServer
 from ovn_ipsec.status.serve import PROGRAM, control_socket_path, serve_control
 from ovn_ipsec.status.tls import TlsProbeServer
@@ -79,13 +79,17 @@ def run(argv: Sequence[str]) -> int:
             "use ovn-ipsec's own unit). The guard is in place."
         )
     server = serve_queries(agent)
-    followers: list[ProbeServer | RowStatus] = [*serve_probes(agent, settings)]
+    listeners = serve_probes(agent, settings)
+    followers: list[Listener | RowStatus] = [*listeners]
     if settings.report_status:
         rows = RowStatus(settings.database, agent.snapshot)
         rows.start()
         followers.append(rows)
     try:
-        agent.run(ready=ovs.daemon.daemonize_complete)
+        agent.run(
+            ready=ovs.daemon.daemonize_complete,
+            notices=lambda: tuple(each.problem for each in listeners if each.problem),
+        )
     finally:
         server.close()
         for each in followers:
@@ -93,32 +97,19 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def serve_probes(agent: Agent, settings: Settings) -> list[ProbeServer]:
-    """The HTTP endpoints that the settings ask for, listening.
-
-    Raises:
-        OvnIpsecError: an address cannot be listened on.
-    """
+def serve_probes(agent: Agent, settings: Settings) -> list[Listener]:
+    """The HTTP endpoints that the settings ask for, listening as soon as they can."""
     probes = Probes(agent, settings.ready, settings.command_timeout_s)
-    servers: list[ProbeServer] = []
-    if (at := settings.http) is not None:
-        with _listening("--http", at):
-            servers.append(ProbeServer(at.address, at.port, probes))
-    if (at := settings.status_tls) is not None:
-        with _listening("--status-tls", at):
-            servers.append(TlsProbeServer(at.address, at.port, probes, agent.node_files))
-    return servers
-
-
-@contextmanager
-def _listening(flag: str, at: HttpAddress) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OvnIpsecError(
-            f"{flag} {at.address}:{at.port}: cannot listen: {error.strerror or error}; is "
-            "another agent running, or the port in use?"
-        ) from error
+    listeners: list[Listener] = []
+    if (http := settings.http) is not None:
+        name = f"--http {http.address}:{http.port}"
+        listeners.append(Listener(name, lambda: ProbeServer(http.address, http.port, probes)))
+    if (tls := settings.status_tls) is not None:
+        name = f"--status-tls {tls.address}:{tls.port}"
+        listeners.append(
+            Listener(name, lambda: TlsProbeServer(tls.address, tls.port, probes, agent.node_files))
+        )
+    return listeners
 
 
 def serve_queries(agent: Agent) -> ControlServer:

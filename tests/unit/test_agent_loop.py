@@ -206,9 +206,11 @@ def agent(ike: Ike, ovsdb: Ovsdb) -> Iterator[Agent]:
 
 
 @contextmanager
-def running(agent: Agent) -> Iterator[threading.Thread]:
+def running(
+    agent: Agent, notices: Callable[[], tuple[str, ...]] = lambda: ()
+) -> Iterator[threading.Thread]:
     """It runs, and ends when it is asked to."""
-    thread = threading.Thread(target=agent.run, args=(lambda: None,), daemon=True)
+    thread = threading.Thread(target=agent.run, args=(lambda: None, notices), daemon=True)
     thread.start()
     yield thread
     agent.request_exit(cleanup=False)
@@ -226,6 +228,16 @@ def test_bug_in_a_tick_is_told_and_the_next_tick_runs(agent: Agent, ike: Ike) ->
             lambda: agent.snapshot().complete or not thread.is_alive(), 10, "a complete look"
         )
         assert thread.is_alive()
+        assert agent.snapshot().problems == ()
+
+
+def test_problem_of_what_runs_beside_the_loop_is_the_nodes_while_it_lasts(agent: Agent) -> None:
+    notices = ["--http 127.0.0.1:9180: cannot listen"]
+    with running(agent, lambda: tuple(notices)):
+        assert agent.request_refresh(10)
+        assert agent.snapshot().problems == tuple(notices)
+        notices.clear()
+        assert agent.request_refresh(10)
         assert agent.snapshot().problems == ()
 
 

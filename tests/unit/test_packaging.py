@@ -84,6 +84,16 @@ def test_documented_guard_of_the_host_reads_the_file_that_the_pod_keeps() -> Non
         assert set(mounts.split()) & set(map(str, file.parents))
 
 
+def test_systemd_never_gives_up_a_unit_that_it_is_to_keep_running() -> None:
+    for path in (MANIFESTS / "systemd").glob("*.service"):
+        unit = configparser.RawConfigParser(strict=False)
+        unit.read(path)
+        # By default five starts within 10 s are the last.
+        pause = unit.getfloat("Service", "RestartSec", fallback=0.1)
+        limit = unit.get("Unit", "StartLimitIntervalSec", fallback="10")
+        assert pause * 5 > 10 or limit == "0", path.name
+
+
 def test_the_image_installs_extras_that_exist() -> None:
     script = (REPOSITORY / "tools" / "image" / "make-venv.sh").read_text()
     (extras,) = re.findall(r"\$wheel\[([a-z,]+)\]", script)

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from ovn_ipsec.commands.agent import serve_probes
-from ovn_ipsec.errors import OvnIpsecError, SettingsError
+from ovn_ipsec.errors import SettingsError
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import HttpAddress, ReadyWhen, Settings, parse_agent_arguments
+from ovn_ipsec.status.listener import Listener
 from ovn_ipsec.status.probes import LIVE_MARGIN_S, MAX_CLIENTS, Probes, ProbeServer
+from tools.lab.container import wait_until
 
 
 class Watched:
@@ -95,13 +97,44 @@ def test_connections_that_are_held_open_do_not_keep_a_probe_out(server: ProbeSer
             each.close()
 
 
-def test_port_that_is_taken_is_a_named_error(server: ProbeServer) -> None:
+@pytest.mark.parametrize(("option", "flag"), [("http", "--http"), ("status_tls", "--status-tls")])
+def test_port_that_is_taken_is_a_problem_that_names_the_option(
+    server: ProbeServer, watched: Watched, option: str, flag: str
+) -> None:
     at = HttpAddress("127.0.0.1", server.server_port)
     agent: Any = SimpleNamespace(node_files=lambda: None)  # never asked: the port comes first
-    with pytest.raises(OvnIpsecError, match=f"--http .*:{at.port}: cannot listen"):
-        serve_probes(agent, Settings("unix:x", http=at))
-    with pytest.raises(OvnIpsecError, match=f"--status-tls .*:{at.port}: cannot listen"):
-        serve_probes(agent, Settings("unix:x", status_tls=at))
+    asked: Any = {option: at}
+    (listener,) = serve_probes(agent, Settings("unix:x", **asked))
+    assert (listener.problem or "").startswith(f"{flag} 127.0.0.1:{at.port}: cannot listen: ")
+    listener.close()
+
+
+def test_server_listens_when_the_port_is_free_again(watched: Watched) -> None:
+    probes = Probes(watched, ReadyWhen.ANSWERING, 120)
+    held = ProbeServer("127.0.0.1", 0, probes)
+    made: list[ProbeServer] = []
+
+    def make() -> ProbeServer:
+        made.append(ProbeServer("127.0.0.1", held.server_port, probes))
+        return made[-1]
+
+    listener = Listener("--http x", make, retry_s=0.05)
+    assert listener.problem and not made
+    held.close()
+    wait_until(lambda: listener.problem is None, 10, "the port")
+    assert get(made[0], "/livez")[0] == 200
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        get(made[0], "/livez")
+
+
+def test_listener_that_never_listened_ends_at_once(server: ProbeServer) -> None:
+    def make() -> ProbeServer:
+        return ProbeServer("127.0.0.1", server.server_port, server.probes)
+
+    began = time.monotonic()
+    Listener("--http x", make, retry_s=60).close()
+    assert time.monotonic() - began < 5
 
 
 def test_address_must_be_of_the_loopback_interface() -> None:
