@@ -29,6 +29,7 @@ _STATUS = (
     ("2", "There is no such command; of cluster, not done yet."),
     ("3", "Not all is encrypted."),
     ("4", "No agent answers."),
+    ("130", "Of status: interrupted before anything was shown."),
 )
 _SEE = "ovs-appctl(8), ovs-vswitchd.conf.db(5), ipsec(8), ipsec.conf(5), nft(8)"
 

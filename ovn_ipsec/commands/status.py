@@ -10,5 +10,5 @@ from ovn_ipsec.status.serve import PROGRAM, rundir
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 all encrypted, 3 not all, 4 no agent answers."""
+    """0 all encrypted, 3 not all, 4 no agent answers, 130 interrupted."""
     return run_status(argv, rundir(), PROGRAM, sys.stdout)

@@ -1,6 +1,7 @@
 """``ovn-ipsec status``: one look, or one each two seconds.
 
-Exit codes: 0 every tunnel is encrypted and the node is well, 3 not so, 4 no agent answers.
+Exit codes: 0 every tunnel is encrypted and the node is well, 3 not so, 4 no agent answers, 130
+interrupted before anything was shown. ^C ends --watch with the code of what was shown last.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from ovn_ipsec.status.client import AgentUnreachableError, ask_status, find_sock
 from ovn_ipsec.status.overview import Overview, build_overview, summary
 
 ALL_ENCRYPTED, NOT_ALL, UNREACHABLE = 0, 3, 4
+INTERRUPTED = 130
+"""As a shell has it of SIGINT."""
 WATCH_PERIOD_S = 2.0
 
 
 def run_status(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> int:
     """Print the node's state to ``out``; the exit code."""
     flags = status_parser().parse_args(argv)
+    verdict = INTERRUPTED
     try:
         while True:
             path = Path(flags.socket) if flags.socket else find_socket(rundir, program)
@@ -32,14 +36,15 @@ def run_status(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
             status = ask_status(path, refresh=not (flags.cached or flags.watch))
             overview = build_overview(status)
             _show(status, overview, flags, out)
+            verdict = ALL_ENCRYPTED if overview.all_encrypted else NOT_ALL
             if not flags.watch:
-                return ALL_ENCRYPTED if overview.all_encrypted else NOT_ALL
+                return verdict
             time.sleep(WATCH_PERIOD_S)
     except AgentUnreachableError as error:
         sys.stderr.write(f"ovn-ipsec: {error}\n")
         return UNREACHABLE
     except KeyboardInterrupt:
-        return ALL_ENCRYPTED
+        return verdict
 
 
 def status_parser() -> StrictParser:
@@ -47,7 +52,8 @@ def status_parser() -> StrictParser:
     parser = StrictParser(
         prog="ovn-ipsec status",
         description="Is every tunnel of this node encrypted, and if not, why?",
-        epilog="Exit codes: 0 all encrypted, 3 not all, 4 no agent answers.",
+        epilog="Exit codes: 0 all encrypted, 3 not all, 4 no agent answers, 130 interrupted "
+        "before anything was shown.",
     )
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     parser.add_argument("--watch", action="store_true", help="again each 2 seconds, until ^C")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,8 @@ from ovn_ipsec.model.snapshot import (
     TunnelState,
     TunnelStatus,
 )
+from ovn_ipsec.status import command
+from ovn_ipsec.status.client import ask_status
 from ovn_ipsec.status.command import ALL_ENCRYPTED, NOT_ALL, UNREACHABLE, run_status
 from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.overview import build_overview, render_age, render_bytes
@@ -161,6 +164,36 @@ def test_exit_code_is_zero_only_if_all_is_encrypted(
         assert ask(tmp_path, *flags)[0] == NOT_ALL
         agent.current = replace(node(tunnel(1)), complete=False)
         assert ask(tmp_path, *flags)[0] == NOT_ALL
+
+
+def answers_until_interrupted(times: int) -> Callable[..., dict[str, Any]]:
+    left = iter(range(times))
+
+    def ask_or_interrupt(path: Path, *, refresh: bool) -> dict[str, Any]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return ask_status(path, refresh=refresh)
+
+    return ask_or_interrupt
+
+
+@pytest.mark.parametrize("flags", [("--json",), ("--watch", "--json")])
+def test_interrupted_before_anything_was_shown_says_nothing_of_the_tunnels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(command, "ask_status", answers_until_interrupted(0))
+    with serving(tmp_path, node(tunnel(1))):
+        assert ask(tmp_path, *flags) == (130, "")
+
+
+@pytest.mark.parametrize(("cause", "code"), [(None, ALL_ENCRYPTED), (MISSING, NOT_ALL)])
+def test_watching_that_is_interrupted_ends_with_what_it_has_shown_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Cause | None, code: int
+) -> None:
+    monkeypatch.setattr(command, "ask_status", answers_until_interrupted(1))
+    monkeypatch.setattr(command, "WATCH_PERIOD_S", 0)
+    with serving(tmp_path, node(tunnel(1, cause))):
+        assert ask(tmp_path, "--watch", "--json")[0] == code
 
 
 def test_json_is_the_agents_with_a_summary(tmp_path: Path) -> None:
