@@ -27,10 +27,17 @@ def kustomize(directory: Path) -> list[Object]:
 
 def kustomize_staged(platform: str) -> list[Object]:
     """The overlay with the component for ``ovn-ipsec cluster``."""
+    return kustomize_with(platform, "staged-roll-out")
+
+
+def kustomize_with(platform: str, *components: str) -> list[Object]:
+    """The overlay with these components, in this order."""
     with tempfile.TemporaryDirectory() as name:
         parts = {
             "resources": [os.path.relpath(MANIFESTS / "overlays" / platform, name)],
-            "components": [os.path.relpath(MANIFESTS / "components" / "staged-roll-out", name)],
+            "components": [
+                os.path.relpath(MANIFESTS / "components" / one, name) for one in components
+            ],
         }
         Path(name, "kustomization.yaml").write_text(yaml.safe_dump(parts))
         return kustomize(Path(name))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 import yaml
 
 from ovn_ipsec.settings import HttpAddress, parse_agent_arguments
 from tests.kubernetes.rendered import (
-    MANIFESTS,
     PLATFORMS,
     REPOSITORY,
     by_name,
-    kustomize,
+    kustomize_with,
     node_pod,
     settings,
 )
@@ -24,16 +20,20 @@ pytestmark = pytest.mark.kubernetes
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize(
+    "components",
+    [
+        ("remote-status",),
+        ("remote-status", "staged-roll-out"),
+        ("staged-roll-out", "remote-status"),
+        ("host-libreswan", "remote-status"),
+    ],
+    ids="+".join,
+)
 def test_agents_serve_their_status_at_the_address_of_their_node(
-    tmp_path: Path, platform: str
+    platform: str, components: tuple[str, ...]
 ) -> None:
-    for part in ("base", "components", "overlays"):
-        shutil.copytree(MANIFESTS / part, tmp_path / part)
-    component = "components/remote-status"
-    (tmp_path / "kustomization.yaml").write_text(
-        f"resources: [overlays/{platform}]\ncomponents: [{component}]\n"
-    )
-    made = kustomize(tmp_path)
+    made = kustomize_with(platform, *components)
     agent = containers(node_pod(made))["agent"]
     (address,) = (item for item in agent["env"] if item["name"] == "NODE_ADDRESS")
     assert address["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
@@ -44,6 +44,8 @@ def test_agents_serve_their_status_at_the_address_of_their_node(
     ]
     parsed, _ = parse_agent_arguments(words, prog="ovn-ipsec")
     assert parsed.status_tls == HttpAddress("192.0.2.7", 9182)
+    assert parsed.http == HttpAddress("127.0.0.1", 9311), "and nothing of the base is lost"
+    assert parsed.guard_follow == ("staged-roll-out" in components)
     # What the example looks for is there.
     monitor = yaml.safe_load((REPOSITORY / "share/examples/podmonitor.yaml").read_text())
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]

@@ -104,7 +104,7 @@ def arguments_of(container: Json, values: Mapping[str, str]) -> list[str]:
             environment[item["name"]] = item.get("value", "node-1")
     return [
         re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], word)
-        for word in container["command"]
+        for word in (*container["command"], *container.get("args", []))
     ]
 
 
