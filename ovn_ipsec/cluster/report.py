@@ -22,7 +22,7 @@ class Report:
     ipsec: bool
     """Whether it has heard that IPsec is on."""
     guard: str
-    """The mode that is in force."""
+    """The mode that is in force; empty: unknown."""
     asking: int
     """OVN's tunnels with an IPsec option."""
     plain: int
@@ -58,13 +58,15 @@ def make_report(
         revoked = int(counts["revoked"])
         report = replace(
             report,
-            guard=str(answer["guard"] or "off"),
+            guard=str(answer["guard"] or ""),
             wanted=int(counts["wanted"]),
             encrypted=int(counts["encrypted"]),
             waiting=tuple(str(name) for name in answer["unencrypted"])[:WAITING_MOST],
         )
     except (KeyError, TypeError, ValueError):
         return replace(report, problem="the agent's answer is of another version")
+    if not report.guard:
+        return replace(report, problem="its guard cannot be read, or somebody else changed it")
     if report.wanted + revoked < asking:
         return replace(report, problem="the agent has not read all tunnels yet")
     return report

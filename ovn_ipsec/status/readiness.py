@@ -124,7 +124,7 @@ def render_readiness(verdict: Readiness, snapshot: Snapshot) -> str:
 
 def json_readiness(verdict: Readiness, snapshot: Snapshot, now_s: float) -> dict[str, JsonValue]:
     """The same for programs."""
-    certificate, guard = snapshot.certificate, snapshot.guard
+    certificate = snapshot.certificate
     until = certificate.not_after if certificate else None
     return {
         "ready": verdict.ready,
@@ -136,10 +136,20 @@ def json_readiness(verdict: Readiness, snapshot: Snapshot, now_s: float) -> dict
         },
         "silent": list(verdict.named(PeerState.SILENT)[:_NAMED]),
         "unencrypted": [_short(name) for name in _unencrypted(snapshot)[:_LISTED]],
-        "guard": str(guard.mode) if guard and guard.mode else None,
+        "guard": _guard_in_force(snapshot),
         "certificate_not_after": until.isoformat() if until else None,
         "age_s": round(max(0.0, now_s - snapshot.taken_at_s), 3),
     }
+
+
+def _guard_in_force(snapshot: Snapshot) -> str | None:
+    """Its mode; None: unknown, so that nobody takes a table that may drop for none."""
+    guard = snapshot.guard
+    if guard is None or snapshot.unread(Subject.GUARD):
+        return None
+    if not guard.present:
+        return str(GuardMode.OFF)
+    return str(guard.mode) if guard.intact and guard.mode else None
 
 
 def _unencrypted(snapshot: Snapshot) -> list[str]:

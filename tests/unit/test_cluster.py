@@ -243,6 +243,21 @@ def test_report_is_made_of_ovns_tunnels_and_the_agents_answer() -> None:
     assert "another version" in make_report(("", False), tunnels, {"x": 1}, 7.0).problem
 
 
+def test_guard_that_cannot_be_read_holds_the_step_up_and_one_that_is_off_does_not() -> None:
+    """It may be enforcing, and then IPsec would cut the tunnels."""
+
+    def step(guard: str | None) -> object:
+        plain = [{"remote_ip": "10.0.0.9"}]
+        report = make_report(("audit", False), plain, READY | {"guard": guard}, 1000.0)
+        cluster = Cluster(False, GuardStage.AUDIT, (ClusterNode("node-a", "", report),))
+        return next_step(Goal.ENABLE, cluster, 1000.0)
+
+    assert step("off") == step("audit") == SetIpsec(on=True)
+    unknown = step(None)
+    assert isinstance(unknown, Wait)
+    assert dict(unknown.lacking)["node-a"].startswith("its guard cannot be read")
+
+
 @given(
     st.builds(
         Report,

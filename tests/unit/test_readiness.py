@@ -315,6 +315,23 @@ def test_guard_that_is_switched_off_is_not_missed() -> None:
     assert node.look(pluto(up=(1,))).ready
 
 
+def test_guard_is_told_as_off_only_where_its_table_was_read_and_is_absent() -> None:
+    node = Node(tunnel(1))
+
+    def told(guard: ObservedGuard | Unobserved) -> object:
+        node.guard = guard
+        verdict = node.look(pluto(up=(1,)))
+        assert node.snapshot is not None
+        return json_readiness(verdict, node.snapshot, node.now_s)["guard"]
+
+    assert told(Unobserved("not read yet")) is None
+    assert told(ObservedGuard(present=False, intact=False)) == "off"
+    assert told(GUARD) == "enforce"
+    assert told(replace(GUARD, intact=False)) is None
+    assert told(Unobserved("nft is gone")) is None, "what it was last says nothing of now"
+    assert told(replace(GUARD, mode=GuardMode.AUDIT)) == "audit"
+
+
 def test_old_snapshot_is_not_ready() -> None:
     node = Node(tunnel(1))
     assert node.look(pluto(up=(1,))).ready
