@@ -89,7 +89,7 @@ def next_step(goal: Goal, cluster: Cluster, now_s: float, ignored: Collection[st
             return _wait(cluster, now_s, ignored, _not_encrypted) or enforce
         if cluster.guard is None:
             return SetGuard(GuardStage.ENFORCE)
-        return _wait(cluster, now_s, ignored, _not_enforcing) or Done()
+        return _wait(cluster, now_s, ignored, _not_whole) or Done()
     if goal is Goal.DISABLE and not cluster.ipsec:
         if cluster.guard is None:
             return Done()
@@ -171,6 +171,7 @@ def _not_encrypted(report: Report, ignored: Collection[str]) -> str:
 
 
 def _not_whole(report: Report, ignored: Collection[str]) -> str:
+    """What ``enable`` promises of each node."""
     return _not_enforcing(report, ignored) or _not_encrypted(report, ignored)
 
 

@@ -184,6 +184,17 @@ def test_enabling_what_somebody_has_enabled_by_hand_opens_no_guard() -> None:
     assert next_step(Goal.ENABLE, cluster.seen(), 1000.0) == SetGuard(GuardStage.ENFORCE)
 
 
+def test_enabling_what_is_enabled_and_closed_is_not_done_before_all_is_encrypted() -> None:
+    cluster = PlayedCluster(ipsec=True, guard=GuardStage.ENFORCE)
+    for act in ("hear", "obey", "tunnel", "tell"):
+        for node in cluster.nodes:
+            getattr(node, act)(cluster)
+    waiting = "2 of 2 tunnels are not encrypted: to node-b, node-c"
+    assert held_up(cluster)["node-a"] == waiting
+    cluster.reach(Goal.ENABLE)
+    assert all(node.encrypted for node in cluster.nodes)
+
+
 def held_up(cluster: PlayedCluster, *ignored: str, now_s: float = 1000.0) -> dict[str, str]:
     step = next_step(Goal.ENABLE, cluster.seen(), now_s, ignored)
     return dict(step.lacking) if isinstance(step, Wait) else {}
