@@ -51,6 +51,11 @@ class Southbound:
     def __init__(self, remote: str) -> None:
         self._remote = remote
 
+    @property
+    def remote(self) -> str:
+        """Where it is, as given."""
+        return self._remote
+
     def nodes(self) -> tuple[ClusterNode, ...]:
         """Every chassis, with its report. Raises ClusterError."""
         chassis, private = _transact(
@@ -122,9 +127,15 @@ class LocalSwitch:
 
 
 def read_cluster(northbound: Northbound, southbound: Southbound) -> Cluster:
-    """All of it, now. Raises ClusterError."""
+    """All of it, now. Raises ClusterError: also without any chassis, as every wait would end."""
     ipsec, guard = northbound.stage()
-    return Cluster(ipsec, guard, southbound.nodes())
+    nodes = southbound.nodes()
+    if not nodes:
+        raise ClusterError(
+            f"OVSDB {southbound.remote}: {_SB} has no chassis; give this cluster's by --sb, or "
+            "start ovn-controller on its nodes"
+        )
+    return Cluster(ipsec, guard, nodes)
 
 
 def _stage(text: str | None) -> GuardStage | None:

@@ -17,7 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from ovn_ipsec.cluster.databases import GUARD_MODE_KEY, LocalSwitch, Northbound, Southbound
+from ovn_ipsec.cluster.databases import (
+    GUARD_MODE_KEY,
+    LocalSwitch,
+    Northbound,
+    Southbound,
+    read_cluster,
+)
 from ovn_ipsec.cluster.follow import Follower
 from ovn_ipsec.cluster.rollout import RollOut
 from ovn_ipsec.cluster.stages import Goal
@@ -240,6 +246,14 @@ def test_database_that_is_away_or_another_one_is_a_named_error(ovn: Ovn, tmp_pat
         Northbound(ovn.sb).stage()
     first_is_away = f"unix:{tmp_path}/nowhere,{ovn.nb}"
     assert Northbound(first_is_away).stage() == (False, None)
+    programs = Programs(tmp_path)
+    try:
+        schema = OVN_SCHEMAS / "ovn-sb.ovsschema"
+        empty = programs.database(schema, tmp_path / "elsewhere", "ovnsb_db")
+        with pytest.raises(ClusterError, match=f"{empty}: OVN_Southbound has no chassis"):
+            read_cluster(Northbound(ovn.nb), Southbound(empty))
+    finally:
+        programs.close()
     with pytest.raises(ClusterError, match="there is no chassis node-x"):
         report = ovn.chassis[0].follower.look()
         ovn.southbound.write_report("node-x", report)

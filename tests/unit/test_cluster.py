@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovn_ipsec.cluster.databases import Southbound
+from ovn_ipsec.cluster.databases import Northbound, Southbound
 from ovn_ipsec.cluster.report import (
     WAITING_MOST,
     Report,
@@ -20,6 +20,7 @@ from ovn_ipsec.cluster.report import (
     render_report,
     same,
 )
+from ovn_ipsec.cluster.rollout import RollOut
 from ovn_ipsec.cluster.settings import (
     ClusterSettings,
     FollowSettings,
@@ -225,6 +226,40 @@ def test_node_that_holds_it_up_is_named_with_the_reason_and_can_be_left_out() ->
     assert held_up(cluster)["node-a"] == "1 of 2 tunnels are not encrypted: to node-c"
     step = next_step(Goal.ENABLE, cluster.seen(), 1000.0, ["node-c"])
     assert step == SetGuard(GuardStage.ENFORCE)
+
+
+class PlayedNorthbound(Northbound):
+    def __init__(self) -> None:
+        super().__init__("unix:/nb")
+        self.wishes: list[object] = []
+
+    def stage(self) -> tuple[bool, GuardStage | None]:
+        return False, GuardStage.AUDIT
+
+    def set_guard(self, stage: GuardStage | None) -> None:
+        self.wishes.append(stage)
+
+    def set_ipsec(self, on: bool) -> None:
+        self.wishes.append(on)
+
+
+class WithoutChassis(Southbound):
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_southbound_database_without_chassis_is_an_error_and_nothing_is_set(goal: Goal) -> None:
+    northbound, said = PlayedNorthbound(), list[str]()
+    roll_out = RollOut(northbound, WithoutChassis("tcp:10.0.0.6:6642"), lambda: 0.0, said.append)
+    error = "OVSDB tcp:10.0.0.6:6642: OVN_Southbound has no chassis; give this cluster's by --sb"
+    looks = iter((False, False, True))
+    with pytest.raises(ClusterError, match=error):
+        roll_out.reach(goal, lambda: next(looks), lambda _: None)
+    assert len(said) == 1 and said[0].startswith(error), "told at once, while it is waited for"
+    with pytest.raises(ClusterError, match=error):
+        roll_out.status()
+    assert northbound.wishes == []
 
 
 def test_tunnels_beyond_those_that_are_named_are_not_taken_for_ignored_ones() -> None:
