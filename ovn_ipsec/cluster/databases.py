@@ -103,22 +103,26 @@ class LocalSwitch:
         row = _the_row(self._remote, _OVS, _OVS, ["external_ids", "other_config"])
         return _map(row["external_ids"]), _map(row["other_config"])
 
-    def ovn_tunnels(self) -> list[dict[str, str]]:
-        """Options of the interfaces that ovn-controller has made. Raises ClusterError."""
+    def ovn_tunnels(self) -> dict[str, dict[str, str]]:
+        """The interfaces that ovn-controller has made, with options. Raises ClusterError."""
         ports, interfaces = _transact(
             self._remote,
             _OVS,
             [
                 _select("Port", ["external_ids", "interfaces"]),
-                _select("Interface", ["_uuid", "options"]),
+                _select("Interface", ["_uuid", "name", "options"]),
             ],
         )
-        options = {row["_uuid"][1]: _map(row["options"]) for row in interfaces["rows"]}
-        return [
-            options.get(row["interfaces"][1], {})
+        made = {
+            row["interfaces"][1]
             for row in ports["rows"]
             if "ovn-chassis-id" in _map(row["external_ids"])
-        ]
+        }
+        return {
+            row["name"]: _map(row["options"])
+            for row in interfaces["rows"]
+            if row["_uuid"][1] in made
+        }
 
     def set_guard_mode(self, stage: str) -> None:
         """What the agent is to obey; empty: nothing. Raises ClusterError."""

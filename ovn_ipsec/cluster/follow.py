@@ -17,7 +17,7 @@ LOOK_S = 15.0
 AGAIN_S = 300.0
 """A report is written so often also when nothing has changed."""
 _AGENT_TIMEOUT_S = 5.0
-_ANSWER_MOST = 1 << 20
+_ANSWER_MOST = 1 << 22
 
 _log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -40,22 +40,26 @@ class Report:
 
 def make_report(
     heard: tuple[str, bool],
-    tunnels: Iterable[Mapping[str, str]],
+    tunnels: Mapping[str, Mapping[str, str]],
     answer: Mapping[str, Any] | None,
     at_s: float,
 ) -> Report:
-    """``heard``: stage and ipsec of SB_Global. ``tunnels``: options of OVN's tunnel interfaces.
+    """``heard``: stage and ipsec of SB_Global. ``tunnels``: OVN's, interface name
+    to options, read before the agent was asked.
 
     ``answer``: what the agent's ``/readyz`` says; None when it does not answer.
     """
-    options = list(tunnels)
-    asking = sum(not IPSEC_OPTIONS.isdisjoint(each) for each in options)
-    report = Report(heard[0], heard[1], "", asking, len(options) - asking, 0, 0, (), "", at_s)
+    asking = {
+        name: options.get("remote_ip")
+        for name, options in tunnels.items()
+        if not IPSEC_OPTIONS.isdisjoint(options)
+    }
+    plain = len(tunnels) - len(asking)
+    report = Report(heard[0], heard[1], "", len(asking), plain, 0, 0, (), "", at_s)
     if answer is None:
         return replace(report, problem="the agent does not answer; is it running, with --http?")
     try:
-        counts = answer["tunnels"]
-        revoked = int(counts["revoked"])
+        counts, read = answer["tunnels"], dict(answer["read"])
         report = replace(
             report,
             guard=str(answer["guard"] or ""),
@@ -67,7 +71,8 @@ def make_report(
         return replace(report, problem="the agent's answer is of another version")
     if not report.guard:
         return replace(report, problem="its guard cannot be read, or somebody else changed it")
-    if report.wanted + revoked < asking:
+    # By name: as many of somebody else's must not stand for OVN's.
+    if any(name not in read or read[name] != address for name, address in asking.items()):
         return replace(report, problem="the agent has not read all tunnels yet")
     return report
 

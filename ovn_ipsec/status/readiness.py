@@ -136,6 +136,12 @@ def json_readiness(verdict: Readiness, snapshot: Snapshot, now_s: float) -> dict
         },
         "silent": list(verdict.named(PeerState.SILENT)[:_NAMED]),
         "unencrypted": [_short(name) for name in _unencrypted(snapshot)[:_LISTED]],
+        # All of them: who knows which rows there are can tell whether they were read.
+        "read": {
+            tunnel.name: _short(tunnel.view.remote_ip)
+            for tunnel in snapshot.tunnels
+            if tunnel.view and tunnel.state is not TunnelState.REMOVED
+        },
         "guard": _guard_in_force(snapshot),
         "certificate_not_after": until.isoformat() if until else None,
         "age_s": round(max(0.0, now_s - snapshot.taken_at_s), 3),

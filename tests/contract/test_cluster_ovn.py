@@ -92,15 +92,21 @@ class PlayedAgent:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self) -> dict[str, object]:
-        peers = [
-            options["remote_name"]
-            for options in self.switch.ovn_tunnels()
+        read = {
+            name: options
+            for name, options in self.switch.ovn_tunnels().items()
             if "remote_name" in options
-        ]
+        }
+        peers = [options["remote_name"] for options in read.values()]
         missing = [] if self.encrypts else peers
         counts = {"wanted": len(peers), "encrypted": len(peers) - len(missing), "revoked": 0}
         mode = self.switch.settings()[1].get(GUARD_MODE_KEY, "enforce")
-        return {"guard": mode, "tunnels": counts, "unencrypted": missing}
+        return {
+            "guard": mode,
+            "tunnels": counts,
+            "unencrypted": missing,
+            "read": {name: options["remote_ip"] for name, options in read.items()},
+        }
 
 
 class Chassis:
@@ -194,14 +200,16 @@ def test_cluster_is_enabled_and_disabled_step_by_step(ovn: Ovn) -> None:
     other.agent.encrypts = True
     assert ovn.reach(Goal.ENABLE)
     assert (one.guard(), other.guard()) == ("enforce", "enforce")
-    assert "remote_name" in one.switch.ovn_tunnels()[0]
+    assert all("remote_name" in options for options in one.switch.ovn_tunnels().values())
     assert ovn.reach(Goal.ENABLE), "once more"
 
     assert ovn.reach(Goal.DISABLE)
     for chassis in ovn.chassis:
         chassis.follower.look()
         assert chassis.guard() == ""
-        assert all("remote_name" not in options for options in chassis.switch.ovn_tunnels())
+        assert all(
+            "remote_name" not in options for options in chassis.switch.ovn_tunnels().values()
+        )
     steps = [line for line in ovn.said if not line.startswith("waiting")]
     assert steps == [
         "guards: audit",

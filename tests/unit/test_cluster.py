@@ -275,25 +275,55 @@ READY = {
     "guard": "audit",
     "tunnels": {"wanted": 2, "encrypted": 1, "revoked": 0},
     "unencrypted": ["node-c"],
+    "read": {"ovn-b": "10.0.0.2", "ovn-c": "10.0.0.3"},
+}
+TUNNELS = {
+    "ovn-b": {"remote_name": "node-b", "remote_ip": "10.0.0.2"},
+    "ovn-c": {"remote_name": "node-c", "remote_ip": "10.0.0.3"},
+    "ovn-d": {"remote_ip": "10.0.0.4"},
 }
 
 
 def test_report_is_made_of_ovns_tunnels_and_the_agents_answer() -> None:
-    tunnels = [{"remote_name": "node-b"}, {"remote_name": "node-c"}, {"remote_ip": "10.0.0.9"}]
-    report = make_report(("audit", True), tunnels, READY, 7.0)
+    report = make_report(("audit", True), TUNNELS, READY, 7.0)
     assert (report.asking, report.plain, report.wanted, report.encrypted) == (2, 1, 2, 1)
     assert (report.guard, report.waiting, report.problem) == ("audit", ("node-c",), "")
-    late = make_report(("audit", True), [*tunnels, *tunnels], READY, 7.0)
-    assert "has not read all tunnels yet" in late.problem
-    assert "does not answer" in make_report(("", False), tunnels, None, 7.0).problem
-    assert "another version" in make_report(("", False), tunnels, {"x": 1}, 7.0).problem
+    assert "does not answer" in make_report(("", False), TUNNELS, None, 7.0).problem
+    assert "another version" in make_report(("", False), TUNNELS, {"x": 1}, 7.0).problem
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        {},
+        {"ovn-b": "10.0.0.2"},
+        {"ovn-b": "10.0.0.2", "psk-1": "10.0.0.3", "psk-2": "10.0.0.8"},
+        {"ovn-b": "10.0.0.2", "ovn-c": "10.0.0.9"},
+    ],
+    ids=["none", "one", "as many of somebody else's", "one as it was before"],
+)
+def test_tunnel_of_ovn_that_the_agent_has_not_read_is_not_counted_as_encrypted(
+    read: dict[str, str],
+) -> None:
+    counts = {"wanted": 3, "encrypted": 3, "revoked": 0}
+    answer = READY | {"tunnels": counts, "unencrypted": [], "read": read}
+    report = make_report(("audit", True), TUNNELS, answer, 7.0)
+    assert report.problem == "the agent has not read all tunnels yet"
+
+
+def test_tunnels_of_somebody_else_and_to_revoked_peers_hold_nothing_up() -> None:
+    """What is revoked is read, and not wanted."""
+    counts = {"wanted": 2, "encrypted": 2, "revoked": 1}
+    read = {"ovn-b": "10.0.0.2", "ovn-c": "10.0.0.3", "psk-1": "10.0.0.8"}
+    answer = READY | {"tunnels": counts, "unencrypted": [], "read": read}
+    assert make_report(("audit", True), TUNNELS, answer, 7.0).problem == ""
 
 
 def test_guard_that_cannot_be_read_holds_the_step_up_and_one_that_is_off_does_not() -> None:
     """It may be enforcing, and then IPsec would cut the tunnels."""
 
     def step(guard: str | None) -> object:
-        plain = [{"remote_ip": "10.0.0.9"}]
+        plain = {"ovn-b": {"remote_ip": "10.0.0.9"}}
         report = make_report(("audit", False), plain, READY | {"guard": guard}, 1000.0)
         cluster = Cluster(False, GuardStage.AUDIT, (ClusterNode("node-a", "", report),))
         return next_step(Goal.ENABLE, cluster, 1000.0)

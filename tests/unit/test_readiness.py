@@ -368,6 +368,9 @@ def test_body_for_500_peers_is_bounded_and_one_line_per_statement() -> None:
     assert len(text) < 8000 and "and 140 more" in text
     assert [line for line in text.splitlines() if line.startswith("ready")] == []
     value = json_readiness(verdict, node.snapshot, node.now_s)
+    read = value.pop("read")
+    assert isinstance(read, dict) and len(read) == 501, "each row, for who has to know all"
+    assert read["ovn-1"] == "10.0.0.2"
     assert len(json.dumps(value)) < 8000
     assert value["tunnels"] == {
         "wanted": 501,
