@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
+    Guard,
     GuardCounters,
     GuardMode,
+    GuardPort,
+    GuardTuple,
     KernelPolicy,
     KernelState,
     ObservedGuard,
+    Protocol,
 )
 from ovn_ipsec.status.overview import Overview, PeerRow
-from ovn_ipsec.verify.packets import Kind
+from ovn_ipsec.verify.packets import Captured, Flow, Kind, canonical
 from ovn_ipsec.verify.ways import Probed, Way
 
 CLOSED = frozenset({GuardMode.ENFORCE, GuardMode.ENFORCE_ALWAYS})
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class Found:
     policies: Collection[KernelPolicy]
     states: Sequence[KernelState]
     seconds: float
-    counts: Mapping[tuple[str, Kind, bool], int] = field(default_factory=dict)
+    captured: Captured = field(default_factory=Captured)
+    exempt: Collection[GuardTuple] = ()
+    """What the guard lets pass because a row has no IPsec option."""
     probed: Mapping[Way, Probed] | None = None
     """None: nobody asked for probes."""
 
@@ -49,13 +56,25 @@ def judge(found: Found) -> tuple[Check, ...]:
     """Every check, in the order in which people read them."""
     tunnels = [_tunnel(row, found) for row in found.overview.rows]
     probes = [] if found.probed is None else _probes(found, found.probed)
-    return (_guard(found.guard), *tunnels, *probes, _sent(found), _received(found))
+    lacking = [check for check in (_none(found), _plain_rows(found)) if check is not None]
+    return (_guard(found.guard), *tunnels, *lacking, *probes, _sent(found), _received(found))
 
 
 def tunnel_ports(policies: Collection[KernelPolicy]) -> frozenset[int]:
     """The UDP ports that policies protect."""
     ports = {port for policy in policies for port in (policy.sport, policy.dport)}
     return frozenset(port for port in ports if port is not None)
+
+
+def guarded_ports(guard: Guard | None) -> frozenset[int]:
+    """The UDP ports that the guard in force looks at; None: none is."""
+    if guard is None:
+        return frozenset()
+    entries: list[GuardPort | GuardTuple] = [*guard.closed_ports, *guard.closed_peers]
+    entries += guard.exempt
+    return frozenset(
+        entry.port for entry in entries if entry.protocol is Protocol.UDP and entry.port
+    )
 
 
 def _guard(guard: ObservedGuard) -> Check:
@@ -72,7 +91,7 @@ def _tunnel(row: PeerRow, found: Found) -> Check:
     name = f"tunnel {row.tunnel}"
     if not row.encrypted:
         return Check(name, ok=False, reason=row.cause or f"it is {row.state}")
-    peer = _address(row.address)
+    peer = canonical(row.address)
     mine = [
         policy
         for policy in found.policies
@@ -83,7 +102,7 @@ def _tunnel(row: PeerRow, found: Found) -> Check:
     ends = {(_host(state.src) == peer, _host(state.dst) == peer) for state in found.states}
     if (True, False) not in ends or (False, True) not in ends:
         return Check(name, ok=False, reason=f"the kernel lacks an ESP state with {row.address}")
-    into, out = (found.counts.get((peer, Kind.ESP, sent), 0) for sent in (False, True))
+    into, out = (found.captured.counts[Flow(peer, Kind.ESP, sent)] for sent in (False, True))
     return Check(
         name, ok=True, reason=f"policies and states are there; ESP packets: {into} in, {out} out"
     )
@@ -107,13 +126,13 @@ def _lacking(policies: Sequence[KernelPolicy], peer: str) -> str | None:
 def _probes(found: Found, probed: Mapping[Way, Probed]) -> list[Check]:
     checks = []
     for row in found.overview.rows:
-        peer, name = _address(row.address), f"probe {row.tunnel}"
+        peer, name = canonical(row.address), f"probe {row.tunnel}"
         ways = {way: told for way, told in probed.items() if way.peer == peer}
         if not ways:
             why = f"not sent: the kernel has no policy towards {row.address}"
             checks.append(Check(name, ok=False, reason=why))
             continue
-        esp = found.counts.get((peer, Kind.ESP, True), 0)
+        esp = found.captured.counts[Flow(peer, Kind.ESP, True)]
         each = [_probe(way, told, esp) for way, told in ways.items()]
         ok = all(good for good, _ in each)
         checks.append(Check(name, ok=ok, reason="; ".join(sorted(text for _, text in each))))
@@ -137,17 +156,64 @@ def _probe(way: Way, probed: Probed, esp: int) -> tuple[bool, str]:
     )
 
 
+def _none(found: Found) -> Check | None:
+    if found.overview.rows:
+        return None
+    return Check("tunnels", ok=False, reason="none asks for IPsec: nothing here is encrypted")
+
+
+def _plain_rows(found: Found) -> Check | None:
+    """Plain by design is not encrypted either."""
+    if not found.exempt:
+        return None
+    _, by_design = _left_in_clear(found)
+    peers = sorted({entry.remote for entry in found.exempt}, key=lambda peer: -by_design[peer])
+    told = _listed([f"{peer} ({by_design[peer]} packets)" for peer in peers])
+    why = f"their rows have no IPsec option, so they are in clear: to {told}"
+    return Check("tunnels without IPsec", ok=False, reason=why)
+
+
 def _sent(found: Found) -> Check:
-    plain = {
-        peer: n for (peer, kind, sent), n in found.counts.items() if sent and kind is Kind.PLAIN
-    }
+    """By the capture, which sees what the guard drops no more."""
     name = "nothing leaves in clear"
-    if plain:
-        peers = ", ".join(f"{count} to {peer}" for peer, count in sorted(plain.items()))
-        return Check(name, ok=False, reason=f"tunnel packets left in clear: {peers}")
+    known = {canonical(row.address) for row in found.overview.rows}
+    left, by_design = _left_in_clear(found)
+    problems = []
+    if left:
+        peers = [
+            f"{count} to {peer}" + ("" if peer in known else ", to which no row asks for IPsec")
+            for peer, count in sorted(left.items())
+        ]
+        problems.append(f"tunnel packets left in clear: {_listed(peers)}")
+    if by_design:
+        problems.append(
+            f"{by_design.total()} tunnel packets left in clear by rows without IPsec option"
+        )
+    if found.captured.lost:
+        problems.append(
+            f"not proven: {found.captured.lost} packets came faster than they could be looked at"
+        )
+    if problems:
+        return Check(name, ok=False, reason="; ".join(problems))
     dropped = found.met[1].out_packets - found.met[0].out_packets
     held = f"; the guard dropped {dropped}" if dropped > 0 else ""
     return Check(name, ok=True, reason=f"no tunnel packet in {found.seconds:g} s{held}")
+
+
+def _left_in_clear(found: Found) -> tuple[Counter[str], Counter[str]]:
+    """Peer -> packets: against what is wanted, and by rows that the guard exempts."""
+    exempt = {(entry.remote, entry.port) for entry in found.exempt}
+    left, by_design = Counter[str](), Counter[str]()
+    for flow, count in found.captured.counts.items():
+        if flow.sent and flow.kind is Kind.PLAIN:
+            counts = by_design if (flow.peer, flow.port) in exempt else left
+            counts[flow.peer] += count
+    return left, by_design
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _received(found: Found) -> Check:
@@ -160,11 +226,4 @@ def _received(found: Found) -> Check:
 
 
 def _host(prefix: str) -> str:
-    return _address(prefix.partition("/")[0])
-
-
-def _address(text: str) -> str:
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return text
+    return canonical(prefix.partition("/")[0])

@@ -10,12 +10,13 @@ from typing import TextIO
 
 from ovn_ipsec.drivers.nftables import Nftables
 from ovn_ipsec.errors import SettingsError
+from ovn_ipsec.model.conns import GuardTuple
 from ovn_ipsec.settings import StrictParser
 from ovn_ipsec.status.client import AgentUnreachableError, ask_status, find_socket
 from ovn_ipsec.status.overview import build_overview
 from ovn_ipsec.verify.capture import capture
-from ovn_ipsec.verify.checks import Found, judge, tunnel_ports
-from ovn_ipsec.verify.kernel import read_policies, read_states
+from ovn_ipsec.verify.checks import Found, guarded_ports, judge, tunnel_ports
+from ovn_ipsec.verify.kernel import read_addresses, read_policies, read_states
 from ovn_ipsec.verify.probe import Prober
 from ovn_ipsec.verify.ways import probe_ways
 
@@ -55,11 +56,14 @@ def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
         return UNREACHABLE
     guard = Nftables()
     before = guard.counters()
-    ports = TUNNEL_PORTS | tunnel_ports(read_policies())
+    live = guard.live_guard()
+    exempt = live.exempt if live is not None else frozenset[GuardTuple]()
+    ports = TUNNEL_PORTS | tunnel_ports(read_policies()) | guarded_ports(live)
     peers = {row.address for row in overview.rows}
+    known = peers | {entry.remote for entry in exempt}
     prober = Prober(probe_ways(read_policies(), peers), flags.seconds) if flags.probe else None
     try:
-        counts = capture(peers, ports, flags.seconds)
+        captured = capture(known, ports, flags.seconds, read_addresses())
     finally:
         if prober is not None:
             prober.close()
@@ -70,7 +74,8 @@ def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
         read_policies(),
         read_states(),
         flags.seconds,
-        counts,
+        captured,
+        exempt,
         prober.probed if prober is not None else None,
     )
     checks = judge(found)

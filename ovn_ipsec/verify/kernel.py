@@ -1,4 +1,7 @@
-"""Reads the kernel's IPsec policies and states over netlink (linux/xfrm.h), not from a text."""
+"""Reads the kernel's IPsec policies and states over netlink (linux/xfrm.h), not from a text.
+
+And the node's addresses (linux/rtnetlink.h).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,12 @@ from ipaddress import ip_address
 from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import KernelPolicy, KernelState
 
-_NETLINK_XFRM = 6
+_NETLINK_ROUTE, _NETLINK_XFRM = 0, 6
+_GETADDR, _NEWADDR = 22, 20
+# struct ifaddrmsg, and the attributes behind it.
+_ADDRESS_HEADER = struct.Struct("=BBBBI")
+_ATTRIBUTE = struct.Struct("=HH")
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _GETSA, _GETPOLICY, _NEWSA, _NEWPOLICY = 18, 21, 16, 19
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP = 0x301
@@ -22,6 +30,7 @@ _DIRECTION_AT = 160
 _ESP = 50
 _PROTOCOLS = {6: "tcp", 17: "udp", 47: "gre"}
 _DIRECTIONS = {0: "in", 1: "out", 2: "fwd"}
+_WHAT = {_NETLINK_ROUTE: "addresses", _NETLINK_XFRM: "IPsec state"}
 _READ_BYTES = 1 << 17
 _WAIT_S = 5.0
 
@@ -39,6 +48,28 @@ def read_states() -> tuple[KernelState, ...]:
     """Every ESP state. Raises ObservationError."""
     parsed = (parse_state(body) for body in _dump(_GETSA, _NEWSA))
     return tuple(state for state in parsed if state is not None)
+
+
+def read_addresses() -> frozenset[str]:
+    """This node's own. Raises ObservationError."""
+    parsed = (parse_address(body) for body in _dump(_GETADDR, _NEWADDR, _NETLINK_ROUTE))
+    return frozenset(address for address in parsed if address is not None)
+
+
+def parse_address(body: bytes) -> str | None:
+    """struct ifaddrmsg with attributes; None: neither IPv4 nor IPv6."""
+    family = body[0]
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    found, offset = {}, _ADDRESS_HEADER.size
+    while offset + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind] = body[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    own = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+    return None if own is None else _address(own, family)
 
 
 def parse_policy(body: bytes) -> KernelPolicy | None:
@@ -78,9 +109,9 @@ def _address(data: bytes, family: int) -> str:
     return str(ip_address(data if family == socket.AF_INET6 else data[:4]))
 
 
-def _dump(request: int, answer: int) -> Iterator[bytes]:
+def _dump(request: int, answer: int, family: int = _NETLINK_XFRM) -> Iterator[bytes]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM) as netlink:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as netlink:
             netlink.settimeout(_WAIT_S)
             netlink.bind((0, 0))
             body = bytes(64)  # of either request's own structure, which a dump does not look at
@@ -96,8 +127,9 @@ def _dump(request: int, answer: int) -> Iterator[bytes]:
                     if kind == answer:
                         yield data
     except OSError as error:
+        why = error.strerror or error
         raise ObservationError(
-            f"the kernel's IPsec state cannot be read: {error.strerror or error}; are you root?"
+            f"the kernel's {_WHAT[family]} cannot be read: {why}; are you root?"
         ) from error
 
 

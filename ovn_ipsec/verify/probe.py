@@ -8,11 +8,9 @@ decapsulation and the kernel's check of policies. Whoever probes answers others 
 
 from __future__ import annotations
 
-import ctypes
 import secrets
 import select
 import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -21,7 +19,8 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 
 from ovn_ipsec.errors import ObservationError
-from ovn_ipsec.verify.ways import MAGIC, TOKEN_BYTES, Probed, Way, parse_probe, render_probe
+from ovn_ipsec.verify import filters
+from ovn_ipsec.verify.ways import TOKEN_BYTES, Probed, Way, parse_probe, render_probe
 
 _PERIOD_S = 0.5
 _LAST_S = 1.0
@@ -31,7 +30,6 @@ _MOST_ANSWERS = 2000
 _READ_BYTES = 256
 _UDP_HEADER = 8
 _NUMBERS: Mapping[str, int] = {"udp": socket.IPPROTO_UDP, "gre": 47}
-_SO_ATTACH_FILTER = 26
 
 
 class Prober:
@@ -129,23 +127,8 @@ def _tap(protocol: str, version: int) -> socket.socket:
     tap = socket.socket(family, socket.SOCK_RAW, _NUMBERS[protocol])
     try:
         at = _UDP_HEADER if protocol == "udp" else 0
-        program = _filter(at, ip_header=family == socket.AF_INET)
-        kept = ctypes.create_string_buffer(program, len(program))
-        # struct sock_fprog: count of instructions, and where they are.
-        fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(kept))
-        tap.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+        filters.attach(tap, filters.probes(at, ip_header=family == socket.AF_INET))
     except OSError:
         tap.close()
         raise
     return tap
-
-
-def _filter(at: int, *, ip_header: bool) -> bytes:
-    """Classic BPF (linux/bpf_common.h): the word at an offset begins the magic, else drop."""
-    load_length, load_relative, load_absolute, jump_equal, give = 0xB1, 0x40, 0x20, 0x15, 0x06
-    word = int.from_bytes(MAGIC[:4], "big")
-    steps = [(load_length, 0, 0, 0), (load_relative, 0, 0, at)]
-    if not ip_header:
-        steps = [(load_absolute, 0, 0, at)]
-    steps += [(jump_equal, 0, 1, word), (give, 0, 0, 0xFFFF), (give, 0, 0, 0)]
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import KernelPolicy
+from ovn_ipsec.verify.packets import canonical
 
 MAGIC = b"\xc0ovn-ipsec"
 """The first byte is Geneve of version 3, VXLAN without its I flag, GRE with the R flag."""
@@ -43,12 +43,12 @@ class Probed:
 
 def probe_ways(policies: Collection[KernelPolicy], peers: Collection[str]) -> frozenset[Way]:
     """One for each tunnel that policies cover: what they do not cover is not probed."""
-    found = set()
+    found, wanted = set(), frozenset(map(canonical, peers))
     for policy in policies:
         if policy.direction != "out" or policy.protocol not in PROTOCOLS:
             continue
-        local, peer = (str(ip_address(end.partition("/")[0])) for end in (policy.src, policy.dst))
-        if peer in peers and (policy.dport is not None or policy.protocol == "gre"):
+        local, peer = (canonical(end.partition("/")[0]) for end in (policy.src, policy.dst))
+        if peer in wanted and (policy.dport is not None or policy.protocol == "gre"):
             found.add(Way(local, peer, policy.protocol, policy.dport))
     return frozenset(found)
 

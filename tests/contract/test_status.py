@@ -25,11 +25,12 @@ HTTP = "127.0.0.1:9180"
 class Agent:
     """``ovn-ipsec agent`` in the network namespace of a pluto, its log as JSON."""
 
-    def __init__(self, pluto: Pluto, directory: Path) -> None:
+    def __init__(self, pluto: Pluto, directory: Path, database: OvsdbServer) -> None:
         self.rundir = directory / "rundir"
         self.rundir.mkdir()
         self.log = directory / "agent.log"
-        self._enter = pluto.enter
+        self.enter = pluto.enter
+        self.database = database
         self._environment = os.environ | {"OVS_RUNDIR": str(self.rundir)}
         etc = pluto.directory
         (etc / "ipsec.secrets").write_text(f"include {etc}/ovn.secrets\n")
@@ -45,7 +46,7 @@ class Agent:
             )
 
     def _argv(self, command: str) -> list[str]:
-        return [*self._enter, sys.executable, "-m", "ovn_ipsec.cli", command]
+        return [*self.enter, sys.executable, "-m", "ovn_ipsec.cli", command]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another command of ``ovn-ipsec`` on the same node."""
@@ -63,7 +64,7 @@ class Agent:
             f"import urllib.request as r; print(r.urlopen('http://{HTTP}{path}').read().decode())"
         )
         return subprocess.run(
-            [*self._enter, sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [*self.enter, sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout
 
     def close(self) -> None:
@@ -81,7 +82,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
             argv = ["ipsec", "initnss", "--nssdir", str(end.nss_directory)]
             subprocess.run(argv, check=True, capture_output=True)
             end.start()
-        started = Agent(two.left, tmp_path)
+        started = Agent(two.left, tmp_path, database)
         database.vsctl("init", "--", "add-br", "br0", "--", "add-port", "br0", "tun-b")
         options = [f'options:psk="{SECRET}"', f"options:remote_ip={two.right.address}"]
         database.vsctl("set", "interface", "tun-b", "type=geneve", *options)
@@ -133,6 +134,39 @@ def test_peer_without_connection_is_told_everywhere_and_the_key_nowhere(
     unpacked = subprocess.run(["tar", "-xzOf", bundle], capture_output=True, check=True).stdout
     everything = json.dumps(told) + table.stdout + agent.log.read_text() + unpacked.decode()
     assert SECRET not in everything and SECRET.encode().hex() not in everything
+
+
+SEND = """
+import contextlib, socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(600):
+    with contextlib.suppress(PermissionError):  # the guard is closed to it yet
+        out.sendto(b"geneve", (sys.argv[1], 6081))
+    time.sleep(0.05)
+"""
+
+
+def test_node_whose_tunnels_are_plain_by_design_does_not_pass_for_an_encrypted_one(
+    agent: Agent,
+) -> None:
+    peer = "10.90.0.2"
+    agent.database.vsctl("remove", "interface", "tun-b", "options", "psk")
+    sender = subprocess.Popen([*agent.enter, sys.executable, "-c", SEND, peer])
+    try:
+        deadline = time.monotonic() + 25
+        while True:
+            proof = agent.run("verify", "--json", "--seconds=1")
+            told = json.loads(proof.stdout)["checks"] if proof.stdout else ()
+            failed = {check["name"]: check["reason"] for check in told if not check["ok"]}
+            if "tunnels without IPsec" in failed or time.monotonic() > deadline:
+                break
+    finally:
+        sender.kill()
+        sender.wait()
+    assert proof.returncode == 3
+    assert set(failed) == {"tunnels", "tunnels without IPsec", "nothing leaves in clear"}
+    assert f"to {peer} (" in failed["tunnels without IPsec"]
+    assert "in clear by rows without IPsec option" in failed["nothing leaves in clear"]
 
 
 def test_agent_that_is_gone_is_told_by_exit_code(agent: Agent) -> None:
