@@ -259,10 +259,17 @@ def _revoke(flags: argparse.Namespace) -> int:
     desk = open_desk(flags.state)
     if flags.serial:
         office.revoke_serial(desk, flags.serial)
-        print(f"certificate {flags.serial} is revoked")
+        print(
+            f"certificate {flags.serial} is revoked. Peers of CA-signed tunnels go by names and "
+            "do not see a single serial: only revoke CHASSIS cuts its node off"
+        )
         return 0
     entry = office.revoke_node(desk, flags.chassis)
-    print(f"{flags.chassis} is revoked: {len(entry.serials)} certificates and its unused tokens")
+    if entry.serials:
+        what = f"{len(entry.serials)} certificates and its unused tokens"
+    else:
+        what = "its name; no valid certificate of it is on record, see ovn-ipsec-ca list"
+    print(f"{flags.chassis} is revoked: {what}")
     return 0
 
 

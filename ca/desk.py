@@ -87,6 +87,7 @@ class LocalDesk:
         self._commits = _FORGET_EVERY
         self._swept = False
         self._warned: frozenset[str] = frozenset()
+        self._crl_number = 0
         self._published = self._publish(None)
 
     def sign(self, csr_der: bytes, requester: Requester) -> bytes:
@@ -334,7 +335,8 @@ class LocalDesk:
     def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], datetime]:
         inventory, life = self._store.inventory, timedelta(seconds=self._store.settings.crl_life_s)
         revoked = [RevokedSerial(serial, at) for serial, at in inventory.revoked_now(now)]
-        number = (self._store.head.count << 40) | int(now.timestamp())
+        number = authority.crl_number(inventory.newest_at, self._store.head.count, now)
+        self._crl_number = number = max(number, self._crl_number + 1)
         span = validity(now, life)
         crls = []
         for root in inventory.ordered_roots():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from cryptography import x509
@@ -37,6 +37,7 @@ from ca.tokens import token_digest
 _REFUSALS_KEPT = 20_000
 _RECENT_KEPT = 64
 _EXPIRED_KEPT = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Inventory:
     """Everything that the authority remembers but its keys and settings."""
 
     def __init__(self) -> None:
+        self.newest_at = datetime.fromtimestamp(0, UTC)
+        """Of the latest entry, and never put back: not by a clock, and not by a backup."""
         self.roots: dict[str, Root] = {}
         """The bundle, by key id, oldest first."""
         self.signing = ""
@@ -91,6 +94,7 @@ class Inventory:
 
     def apply(self, entry: Entry) -> None:
         """Take an entry in. Raises ValueError for one that cannot follow what was before."""
+        self.newest_at = max(self.newest_at, entry.at)
         match entry:
             case Issued():
                 self._apply_issued(entry)
@@ -115,6 +119,8 @@ class Inventory:
             case Acknowledged():
                 self.acknowledged[entry.chassis_id.lower()] = entry.at
             case Restored():
+                # More entries than are here may be known of the same time, if it was a wrong one.
+                self.newest_at += _SECOND
                 self._void_tokens(self.tokens)
 
     def standing(self, csr: CsrFacts, requester: Requester, now: datetime) -> Standing:

@@ -113,12 +113,31 @@ def test_backup_brings_everything_back_but_tokens(
     assert first
 
 
+def test_serial_is_revoked_with_a_word_about_who_does_not_see_it(
+    state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = drop(tmp_path, "x", csr("node-1"))
+    assert main(["sign", "--state", state, "--for", "node-1", str(request)]) == 0
+    serial = x509.load_pem_x509_certificate(capsys.readouterr().out.encode()).serial_number
+    assert main(["revoke", "--state", state, "--serial", f"{serial:x}"]) == 0
+    assert "only revoke CHASSIS cuts its node off" in capsys.readouterr().out
+
+
+def test_node_that_is_not_on_record_is_revoked_by_name(
+    state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["revoke", "--state", state, "joined-after-the-backup"]) == 0
+    assert "no valid certificate of it is on record" in capsys.readouterr().out
+    assert main(["show", "--state", state]) == 0
+    assert "revoked_nodes: 1\n  joined-after-the-backup" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
         (["list", "--state", "/nonexistent/ca"], "ovn-ipsec-ca init"),
         (["init", "--ca-life", "1d", "--leaf-life", "1d", "--state", "/x"], "half of ca_life_s"),
-        (["revoke", "--state", "STATE", "ghost"], "ovn-ipsec-ca list"),
+        (["revoke", "--state", "STATE", "*"], "not a chassis id"),
         (["revoke", "--state", "STATE", "--serial", "12"], "ovn-ipsec-ca list"),
         (["token", "--state", "STATE", "*"], "not a chassis id"),
         (["sign", "--state", "STATE", "x.csr"], "--for CHASSIS"),
