@@ -53,7 +53,8 @@ class _Published:
     cross: tuple[bytes, ...]
     crls: tuple[bytes, ...]
     """As the bundle is ordered."""
-    crl_renewal: datetime
+    crl_span: tuple[datetime, datetime]
+    """From when until when they need not be made anew. A clock may have been ahead."""
     crl_inputs: tuple[tuple[bytes, ...], int]
     phase: Phase
 
@@ -286,6 +287,12 @@ class LocalDesk:
     ) -> tuple[Issuer, tuple[datetime, datetime], str]:
         issuer = self._store.issuer(batch.inventory.signing)
         span = validity(now, self._store.settings.leaf_life, issuer.validity)
+        if now < issuer.validity[0]:
+            raise StoreError(
+                f"the root that signs is valid only from {issuer.validity[0]}, and it is {now}: "
+                "set the clock right; if it was wrong when the root was made, roll over to a new "
+                "one: ovn-ipsec-ca rotate-ca start, then switch --force"
+            )
         if now >= issuer.validity[1]:
             raise StoreError(
                 f"the root that signs has expired at {issuer.validity[1]}; roll over to a new "
@@ -299,8 +306,8 @@ class LocalDesk:
     def _newest(self) -> _Published:
         """What is published now. Waits for nobody: who has the turn will publish."""
         published = self._published
-        news = self._store.has_news() or self._clock() >= published.crl_renewal
-        if news and self._turn.acquire(blocking=False):
+        stale = not _within(published.crl_span, self._clock())
+        if (self._store.has_news() or stale) and self._turn.acquire(blocking=False):
             try:
                 self._store.refresh()
                 self._published = self._publish(published)
@@ -318,21 +325,21 @@ class LocalDesk:
         bundle = inventory.bundle()
         inputs = (bundle, inventory.revocations)
         phase = phase_of(inventory)
-        if before and before.crl_inputs == inputs and now < before.crl_renewal:
-            crls, renewal = before.crls, before.crl_renewal
+        if before and before.crl_inputs == inputs and _within(before.crl_span, now):
+            crls, crl_span = before.crls, before.crl_span
         else:
-            crls, renewal = self._build_crls(now)
+            crls, crl_span = self._build_crls(now)
         return _Published(
             bundle,
             inventory.bundle_digest,
             inventory.links(),
             crls,
-            renewal,
+            crl_span,
             inputs,
             phase,
         )
 
-    def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], datetime]:
+    def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], tuple[datetime, datetime]]:
         inventory, life = self._store.inventory, timedelta(seconds=self._store.settings.crl_life_s)
         revoked = [RevokedSerial(serial, at) for serial, at in inventory.revoked_now(now)]
         number = authority.crl_number(inventory.newest_at, self._store.head.count, now)
@@ -343,7 +350,7 @@ class LocalDesk:
             issuer = self._store.issuer(root.key_id)
             crl = authority.build_crl(issuer, revoked, inventory.denied_names, number, span)
             crls.append(crl.public_bytes(Encoding.DER))
-        return tuple(crls), now + life / 2
+        return tuple(crls), (span[0], now + life / 2)
 
     def _warn(self, laggards: tuple[str, ...]) -> None:
         if laggards and frozenset(laggards) != self._warned:
@@ -354,6 +361,10 @@ class LocalDesk:
                 ", ".join(laggards[:10]),
             )
         self._warned = frozenset(laggards)
+
+
+def _within(span: tuple[datetime, datetime], now: datetime) -> bool:
+    return span[0] <= now < span[1]
 
 
 def _try(work: Work[Any], batch: Batch, now: datetime) -> tuple[Any, CaError | None]:

@@ -70,13 +70,16 @@ class SelfIssued:
         self._lock = threading.Lock()
         self._material: TlsMaterial | None = None
         self._root = b""
-        self._renew_at = dt.datetime.min.replace(tzinfo=dt.UTC)
+        never = dt.datetime.min.replace(tzinfo=dt.UTC)
+        self._span = never, never
+        """From when until when the present one is shown. The clock may have been ahead."""
 
     def __call__(self) -> TlsMaterial:
-        """The present certificate, renewed at two thirds of its life or with a new root."""
+        """The present certificate; another at two thirds of its life, and with a new root."""
         with self._lock:
             now, root = self._clock(), self._desk.bundle()[0]
-            if self._material is None or now >= self._renew_at or root != self._root:
+            good = self._span[0] <= now < self._span[1]
+            if self._material is None or not good or root != self._root:
                 self._material = self._renewed(now)
                 self._root = root
             return self._material
@@ -90,7 +93,8 @@ class SelfIssued:
             x509.load_der_x509_certificate(der)
             for der in self._desk.server_certificate(public, self._names)
         ]
-        self._renew_at = now + (chain[0].not_valid_after_utc - now) * 2 / 3
+        renew_at = now + (chain[0].not_valid_after_utc - now) * 2 / 3
+        self._span = chain[0].not_valid_before_utc, renew_at
         pem = serialization.Encoding.PEM
         return TlsMaterial(
             b"".join(member.public_bytes(pem) for member in chain),

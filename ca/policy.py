@@ -124,14 +124,16 @@ def decide(
         fresh = len(_inside(standing.recent_unproven, rules, now)) < rules.unproven_per_window
         reasons = _few(doubts + _content_faults(csr, claimed))
         return Refusal(claimed, how, False, reasons, fresh)
-    if standing.same_request is not None and not _is_due(standing.same_request, now):
-        return Repeat(standing.same_request)
+    same = standing.same_request
+    if same is not None and same.not_before <= now and not _is_due(same, now):
+        return Repeat(same)
     if how is not How.OPERATOR:
         # What a Node's refusal was for is found in the cluster, and may be mended there.
         if refused and how is not How.NODE:
             return Refusal(chassis_id, how, True, refused, fresh=False)
         _wait(standing.recent, rules, now)
-    faults = _content_faults(csr, claimed) + _history_faults(chassis_id, how, requester, standing)
+    faults = _content_faults(csr, claimed)
+    faults += _history_faults(chassis_id, how, requester, standing, now)
     if faults or csr.public_key is None:
         reasons = _few(faults)
         return Refusal(chassis_id, how, True, reasons, fresh=reasons != refused)
@@ -223,7 +225,7 @@ def _content_faults(csr: CsrFacts, chassis_id: str) -> list[str]:
 
 
 def _history_faults(
-    chassis_id: str, how: How, requester: Requester, standing: Standing
+    chassis_id: str, how: How, requester: Requester, standing: Standing, now: datetime
 ) -> list[str]:
     faults = []
     others = sorted(standing.key_owners - {chassis_id.lower()})
@@ -234,7 +236,7 @@ def _history_faults(
         faults.append("this public key is that of a revoked certificate; make a new key")
     if isinstance(requester, ByNode):
         faults += _node_faults(chassis_id, requester, standing)
-    elif standing.live and not _may_replace(requester, standing):
+    elif standing.live and not _may_replace(requester, standing, now):
         newest = standing.live[-1]
         faults.append(
             f"{chassis_id} has a certificate (serial {newest.serial}, until {newest.not_after}); "
@@ -269,7 +271,9 @@ def _node_faults(chassis_id: str, requester: ByNode, standing: Standing) -> list
     return faults
 
 
-def _may_replace(requester: Requester, standing: Standing) -> bool:
+def _may_replace(requester: Requester, standing: Standing, now: datetime) -> bool:
+    if standing.same_request is not None and now < standing.same_request.not_before:
+        return True  # the answer to this very request, and of no use: our clock was ahead
     if isinstance(requester, ByOperator):
         return requester.replace
     if isinstance(requester, ByCertificate):

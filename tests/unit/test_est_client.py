@@ -24,6 +24,7 @@ from ovn_ipsec.identity.node import read_token
 from ovn_ipsec.identity.token import parse_token
 from tests.est_server import HOST
 from tests.fake_desk import LIFE_S, FakeDesk
+from tests.unit.ca.people import Office
 
 DESK = FakeDesk()
 ROOT = x509.load_der_x509_certificate(DESK.bundle()[0])
@@ -199,3 +200,15 @@ def test_servers_own_certificate_renews_at_two_thirds_and_with_a_new_root() -> N
     desk.switch()
     third = x509.load_pem_x509_certificate(source().certificate_pem)
     third.verify_directly_issued_by(desk.authority.pair.certificate)
+
+
+def test_servers_own_certificate_is_replaced_when_a_clock_that_was_ahead_is_right() -> None:
+    world = Office()
+    world.clock.forward(days=300)
+    source = SelfIssued(world.desk, (HOST,), world.clock)
+    source()
+    world.clock.forward(days=-299)
+    present = source()
+    shown = x509.load_pem_x509_certificate(present.certificate_pem)
+    assert shown.not_valid_before_utc <= world.clock()
+    assert source() == present

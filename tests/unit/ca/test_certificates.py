@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca import office
 from ca.authority import DENIED_NAMES_OID
 from ca.csr import KeyKind
+from ca.errors import StoreError
 from ca.lifetime import renewal_moment, validity
 from ca.requests import ByCertificate, ByOperator
 from ca.rollover import Step
@@ -159,6 +160,23 @@ def test_crl_is_renewed_by_age_with_a_higher_number() -> None:
     numbers = [c.extensions.get_extension_for_class(x509.CRLNumber).value for c in (first, second)]
     assert numbers[0].crl_number < numbers[1].crl_number
     assert second.next_update_utc is not None and second.next_update_utc > world.clock()
+
+
+def test_crl_of_a_clock_that_was_ahead_is_made_anew_when_the_clock_is_right() -> None:
+    world = Office()
+    world.clock.forward(days=300)
+    world.open()
+    world.clock.forward(days=-300)
+    assert x509.load_der_x509_crl(world.desk.crls()[0]).last_update_utc <= world.clock()
+
+
+def test_root_that_is_not_valid_yet_signs_nothing_and_the_error_names_the_clock() -> None:
+    world = Office()
+    world.clock.forward(hours=-1)
+    with pytest.raises(StoreError, match="is valid only from .* clock"):
+        world.desk.sign(csr("a"), ByOperator("a"))
+    with pytest.raises(StoreError, match="clock"):
+        world.desk.server_certificate(public_key_der("server"), ("ca.example",))
 
 
 @pytest.mark.parametrize(

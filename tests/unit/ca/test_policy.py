@@ -156,6 +156,40 @@ def test_node_that_keeps_its_request_gets_a_new_certificate_when_renewal_is_due(
     assert world.desk.sign(request, ByCertificate(first)) != first
 
 
+def valid_now(world: Office, der: bytes) -> bool:
+    return x509.load_der_x509_certificate(der).not_valid_before_utc <= world.clock()
+
+
+@pytest.mark.parametrize("proof", ["token", "operator", "certificate"])
+def test_certificate_of_a_clock_that_was_ahead_is_not_given_again_to_the_same_request(
+    proof: str,
+) -> None:
+    world = Office()
+    request = csr(ME)
+    requester: Requester = ByOperator(ME)
+    if proof == "token":
+        requester = ByToken(ME, world.token(ME, life_s=365 * 86400))
+    elif proof == "certificate":
+        requester = ByCertificate(world.desk.sign(csr(ME, own=key("first")), ByOperator(ME)))
+    world.clock.forward(days=300)
+    early = world.desk.sign(request, requester)
+    world.clock.forward(days=-299)
+    second = world.desk.sign(request, requester)
+    assert second != early and valid_now(world, second)
+    world.open()
+    assert world.desk.sign(request, requester) == second
+
+
+def test_certificate_that_is_not_valid_yet_lets_no_other_request_in() -> None:
+    world = Office()
+    token = world.token(ME, life_s=365 * 86400)
+    world.clock.forward(days=300)
+    world.desk.sign(csr(ME), ByToken(ME, token))
+    world.clock.forward(days=-299)
+    assert "used before" in reasons(world, csr(ME, own=key("thief")), ByToken(ME, token))
+    assert "has a certificate" in reasons(world, csr(ME, own=key("new")), ByOperator(ME))
+
+
 @pytest.mark.parametrize("case", ["revoked", "expired", "foreign", "server"])
 def test_certificate_that_does_not_count_renews_nothing(case: str) -> None:
     world = Office()
