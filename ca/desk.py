@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from ca import authority, roots
 from ca.authority import Issuer, RevokedSerial
 from ca.csr import CsrFacts, PublicKey, digest_of_key, key_fault, read_csr
-from ca.entries import Acknowledged, Denied, Issued, NodeBound, ServerIssued
+from ca.entries import Acknowledged, Denied, How, Issued, NodeBound, ServerIssued
 from ca.errors import CaError, RolloverError, StoreError
 from ca.inventory import proof_of
 from ca.lifetime import validity
@@ -89,6 +89,8 @@ class LocalDesk:
         self._swept = False
         self._warned: frozenset[str] = frozenset()
         self._crl_number = 0
+        self._told_of: set[str] = set()
+        """Ids whose refusals are not on record, in lower case."""
         self._published = self._publish(None)
 
     def sign(self, csr_der: bytes, requester: Requester) -> bytes:
@@ -215,6 +217,8 @@ class LocalDesk:
             case Repeat(issued):
                 return issued.der
             case Refusal():
+                if not outcome.fresh and not standing.refused_before:
+                    self._note_unrecorded(outcome)
                 self._record_refusal(batch, csr, requester, outcome, now)
                 raise RequestDenied(outcome.reasons)
             case Grant():
@@ -236,6 +240,12 @@ class LocalDesk:
                 refusal.reasons,
             )
         )
+
+    def _note_unrecorded(self, refusal: Refusal) -> None:
+        name = refusal.chassis_id.lower()
+        if refusal.proven and refusal.how is not How.OPERATOR and name not in self._told_of:
+            self._told_of.add(name)
+            _log.warning("refused, again and again: %s", "; ".join(refusal.reasons))
 
     def _sign(self, batch: Batch, csr: CsrFacts, grant: Grant, now: datetime) -> bytes:
         issuer, span, serial = self._prepare(batch, now)
@@ -341,7 +351,7 @@ class LocalDesk:
 
     def _build_crls(self, now: datetime) -> tuple[tuple[bytes, ...], tuple[datetime, datetime]]:
         inventory, life = self._store.inventory, timedelta(seconds=self._store.settings.crl_life_s)
-        revoked = [RevokedSerial(serial, at) for serial, at in inventory.revoked_now(now)]
+        revoked = [RevokedSerial(serial, at) for serial, at in inventory.on_crl(now)]
         number = authority.crl_number(inventory.newest_at, self._store.head.count, now)
         self._crl_number = number = max(number, self._crl_number + 1)
         span = validity(now, life)

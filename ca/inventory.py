@@ -38,6 +38,9 @@ _REFUSALS_KEPT = 20_000
 _RECENT_KEPT = 64
 _EXPIRED_KEPT = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
+_DENIED_ON_CRL = 5000
+"""Serials. Nodes read 1 MiB of PEM, and an API server stores no more: each takes 100 bytes of it
+in the CRLs of a roll-over, so half of it is left for names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,13 @@ class Inventory:
 
     def live(self, chassis_id: str, now: datetime) -> Iterator[Issued]:
         """The id's certificates that are neither expired nor revoked, oldest first."""
+        return (i for i in self.unexpired(chassis_id, now) if i.serial not in self.revoked)
+
+    def unexpired(self, chassis_id: str, now: datetime) -> Iterator[Issued]:
+        """The id's certificates, revoked or not, oldest first."""
         for serial in self._serials_of.get(chassis_id.lower(), ()):
             item = self.issued[serial]
-            if now < item.not_after and serial not in self.revoked:
+            if now < item.not_after:
                 yield item
 
     def known_ids(self) -> frozenset[str]:
@@ -184,11 +191,16 @@ class Inventory:
         """In a roll-over: the new root signed by the old one, and the old one by the new."""
         return self.newest_root.cross if len(self.roots) > 1 else ()
 
-    def revoked_now(self, now: datetime) -> Iterator[tuple[str, datetime]]:
-        """Serials of certificates that would still be valid, and when they were revoked."""
+    def on_crl(self, now: datetime) -> Iterator[tuple[str, datetime]]:
+        """Serials of certificates that would still be valid, and when they were revoked.
+
+        Who is denied by name needs none: of those who have the most they are left out when all
+        together would make the CRL larger than nodes read.
+        """
+        left_out = self._left_out_of_crl(now)
         for serial, at in self.revoked.items():
             item = self.issued.get(serial) or self.servers.get(serial)
-            if item is not None and now < item.not_after:
+            if item is not None and now < item.not_after and serial not in left_out:
                 yield serial, at
 
     def knows_serial(self, serial: str) -> bool:
@@ -210,6 +222,19 @@ class Inventory:
         stale = [t for t in self.tokens.values() if t.expires < limit and t.used_for is None]
         for token in stale:
             del self.tokens[self._digest_by_handle.pop(token.handle)]
+
+    def _left_out_of_crl(self, now: datetime) -> set[str]:
+        of_denied = [
+            [item.serial for item in self.unexpired(name, now) if item.serial in self.revoked]
+            for name in self.denied_names
+        ]
+        left_out: set[str] = set()
+        room = _DENIED_ON_CRL
+        for serials in sorted(of_denied, key=len):
+            room -= len(serials)
+            if room < 0:
+                left_out.update(serials)
+        return left_out
 
     def _other_ids(self, requester: Requester, claimed: str, now: datetime) -> tuple[str, ...]:
         if not isinstance(requester, ByNode):

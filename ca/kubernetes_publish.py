@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from ca.desk import LocalDesk
-from ca.directory import bundle_pem
+from ca.directory import bundle_pem, to_pem
 from ca.errors import CaError
 from ca.kubernetes_api import Api, NotFound, path_of
 from ca.requests import crls_pem
@@ -38,6 +38,8 @@ class Publisher:
         self._api = api
         self._desk = desk
         self._namespace, self._name = namespace, name
+        self._path = path_of("configmaps", namespace, name)
+        self._where = f"ConfigMap {namespace}/{name}"
         self._clock = clock
         self._published: dict[str, str] = {}
         self._checked = 0.0
@@ -51,12 +53,31 @@ class Publisher:
                     house_at = self._clock() + min(self._desk.keep_house(), _HOUSE_S)
                 self.publish()
             except CaError as error:
-                _log.warning(
-                    "ConfigMap %s/%s: %s; trying again", self._namespace, self._name, error
-                )
+                _log.warning("%s: %s; trying again", self._where, error)
             except Exception:  # noqa: BLE001 (the next root must reach the nodes all the same)
-                _log.exception("ConfigMap %s/%s: cannot be published", self._namespace, self._name)
+                _log.exception("%s: cannot be published", self._where)
             stop.wait(_LOOK_S)
+
+    def publish_first(self) -> None:
+        """Before the first certificate: who gets one must know its root.
+
+        Raises ApiError and StoreError, unless nodes know the root that signs already.
+        """
+        try:
+            self.publish()
+        except CaError as error:
+            if not self._root_is_published():
+                raise
+            _log.error("%s: %s; answering all the same", self._where, error)
+
+    def _root_is_published(self) -> bool:
+        """Raises ApiError and StoreError."""
+        try:
+            found = self._api.get(self._path)
+        except NotFound:
+            return False
+        published = (found.get("data") or {}).get(BUNDLE_KEY, "")
+        return to_pem(self._desk.bundle()[0]).decode() in published
 
     def publish(self) -> None:
         """Write what is new, or was changed by others. Raises ApiError and StoreError."""
@@ -67,9 +88,8 @@ class Publisher:
         now = self._clock()
         if data == self._published and now < self._checked + _REPAIR_S:
             return
-        path = path_of("configmaps", self._namespace, self._name)
         try:
-            found = self._api.get(path)
+            found = self._api.get(self._path)
         except NotFound:
             metadata = {"name": self._name, "namespace": self._namespace}
             self._api.create(
@@ -78,5 +98,5 @@ class Publisher:
         else:
             present = found.get("data") or {}
             if {key: present.get(key) for key in data} != data:
-                self._api.replace(path, {**found, "data": {**present, **data}})
+                self._api.replace(self._path, {**found, "data": {**present, **data}})
         self._published, self._checked = data, now

@@ -147,7 +147,7 @@ class Replica:
     def _serve(self, desk: LocalDesk, stop: threading.Event) -> None:
         options, api = self._options, self._api
         publisher = Publisher(api, desk, options.namespace, options.bundle)
-        publisher.publish()  # before the first certificate: who gets one must know its root
+        publisher.publish_first()
         chassis: Annotations | InventoryMap
         if options.inventory is None:
             chassis = annotations = Annotations(api, options.annotation)

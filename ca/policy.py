@@ -32,6 +32,10 @@ class Rules:
     unproven_per_window: int = 10
     """Refusals on record of requesters who proved nothing, all together; more go unrecorded."""
     window: timedelta = timedelta(minutes=1)
+    live_per_id: int = 64
+    """Certificates of one id that have not ended. A node has two or three; each reinstallation and
+    roll-over leaves one behind, and 64 allow one a month for the five years that they last. All of
+    them are on the CRL once the node is revoked, which every other node has to be able to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,9 @@ def decide(
     if faults or csr.public_key is None:
         reasons = _few(faults)
         return Refusal(chassis_id, how, True, reasons, fresh=reasons != refused)
+    if len(standing.live) >= rules.live_per_id:
+        # Not recorded: that would be final, and an operator can mend it.
+        return Refusal(chassis_id, how, True, (_too_many(chassis_id, standing),), fresh=False)
     renews = how in (How.CERTIFICATE, How.NODE)
     replaces = () if renews else tuple(item.serial for item in standing.live)
     token = standing.token.handle if how is How.TOKEN and standing.token else ""
@@ -279,6 +286,14 @@ def _may_replace(requester: Requester, standing: Standing, now: datetime) -> boo
     if isinstance(requester, ByCertificate):
         return True
     return standing.token is not None and standing.token.replace
+
+
+def _too_many(chassis_id: str, standing: Standing) -> str:
+    return (
+        f"{chassis_id} has {len(standing.live)} certificates that have not expired, as many as an "
+        "id may have; let an operator revoke those that are not in use (ovn-ipsec-ca list --all, "
+        "then revoke --serial), or all of them (revoke, then a new token or admit)"
+    )
 
 
 def _is_due(issued: Issued, now: datetime) -> bool:

@@ -15,7 +15,15 @@ from ca import office
 from ca.csr import CsrFacts, read_csr
 from ca.policy import Grant, Rules, Standing, TokenStanding, chassis_id_fault, decide
 from ca.requests import ByCertificate, ByOperator, ByToken, CaBusy, RequestDenied, Requester
-from tests.unit.ca.people import START, Office, csr, key, public_key_der, rsa_key
+from tests.unit.ca.people import (
+    START,
+    Office,
+    csr,
+    key,
+    public_key_der,
+    rsa_key,
+    serial_of,
+)
 
 ME = "chassis-1"
 FOREIGN_NAMES = [
@@ -242,6 +250,26 @@ def test_node_in_a_hurry_waits_and_others_do_not() -> None:
     world.desk.sign(csr("b", own=key("b2")), other)
     world.clock.forward(seconds=busy.value.retry_after_s + 1)
     world.desk.sign(csr(ME, own=key("patient")), mine)
+
+
+def test_id_with_the_most_certificates_gets_no_more_until_an_operator_revokes_some() -> None:
+    world = Office()
+    world.desk.sign(csr("b"), ByOperator("b"))
+    mine = ByCertificate(world.desk.sign(csr(ME), ByOperator(ME)))
+    own, most = key("renews for ever"), Rules().live_per_id
+    for _ in range(most - 1):
+        world.clock.forward(minutes=1)
+        last = world.desk.sign(csr(ME, own=own), mine)
+    entries = world.store.head.count
+    for requester in (mine, ByOperator(ME, replace=True)):
+        text = reasons(world, csr(ME, own=own), requester)
+        assert f"{ME} has {most} certificates" in text and "revoke --serial" in text
+    assert world.store.head.count == entries
+    world.desk.sign(csr("b", own=key("b2")), ByOperator("b", replace=True))
+    office.revoke_serial(world.desk, serial_of(last))
+    world.desk.sign(csr(ME, own=key("after")), mine)
+    office.revoke_node(world.desk, ME)
+    world.desk.sign(csr(ME, own=key("anew")), ByToken(ME, world.token(ME)))
 
 
 def test_flood_of_false_tokens_neither_fills_the_log_nor_stops_the_node() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,16 @@ from cryptography import x509
 from ca import backup, office
 from ca.authority import crl_number
 from ca.directory import bundle_pem
+from ca.entries import How, Issued, Revoked
 from ca.files import RealFiles
 from ca.requests import ByOperator, crls_pem
+from ca.rollover import Step
+from ca.store import Batch
+from ovn_ipsec.sources.files import MAX_FILE_BYTES
 from ovn_ipsec.sources.pem import certificate_fact
 from ovn_ipsec.sources.revocation import Revocations
 from tests.unit.ca.disk import Disk
-from tests.unit.ca.people import START, STATE, Office, csr
+from tests.unit.ca.people import START, STATE, Office, csr, serial_of
 
 
 class Agent:
@@ -97,6 +101,36 @@ def test_when_the_clock_is_put_back_numbers_go_on_growing_also_after_a_restart(
     world.open()
     office.revoke_node(world.desk, "c")
     assert agent.denied(world) == {"a", "b", "c"}
+
+
+def flooded(world: Office, **counts: int) -> None:
+    """Ids with as many certificates as older releases gave them; all are revoked, by name, too."""
+
+    def work(batch: Batch, now: datetime) -> None:
+        for number, (name, count) in enumerate(counts.items(), 1):
+            serials = [f"{number:016x}{n:016x}" for n in range(count)]
+            span = now, now + timedelta(days=365)
+            for serial in serials:
+                der = serial.encode()
+                batch.add(Issued(now, serial, name, How.OPERATOR, "", "", "", *span, der))
+            batch.add(Revoked(now, name, tuple(serials), node=True))
+
+    world.desk.submit(work)
+
+
+def test_list_stays_small_by_leaving_out_serials_of_those_with_most_who_are_denied_by_name(
+    agent: Agent,
+) -> None:
+    world = Office()
+    sign(world, "thief", "c")
+    office.revoke_node(world.desk, "thief")
+    office.revoke_serial(world.desk, serial_of(world.desk.sign(csr("d"), ByOperator("d"))))
+    flooded(world, evil=12_000, many=3_000)
+    world.desk.take_step(Step.START)
+    assert len(crls_pem(world.desk.crls())) < MAX_FILE_BYTES
+    assert agent.denied(world) == {"evil", "many", "thief"}
+    for der in world.desk.crls():
+        assert len(x509.load_der_x509_crl(der)) == 3_002
 
 
 def test_number_is_larger_than_those_of_releases_that_counted_entries_first() -> None:
