@@ -209,11 +209,13 @@ def _token(flags: argparse.Namespace) -> int:
     store = open_store(flags.state)
     desk = LocalDesk(store, wall_clock, office.random_serial)
     life = timedelta(seconds=flags.life or store.settings.token_life_s)
+    warning = report.usable_again(store.inventory, flags.chassis, wall_clock())
     token = office.make_token(desk, flags.chassis, life, replace=flags.replace)
     print(token.text)
     print(
         f"token {token.handle}: once, for {flags.chassis}, until {token.expires}", file=sys.stderr
     )
+    _warn(warning)
     return 0
 
 
@@ -238,18 +240,24 @@ def _serve_kubernetes(flags: argparse.Namespace) -> int:
 
 
 def _sign(flags: argparse.Namespace) -> int:
-    desk = open_desk(flags.state)
+    store, now = open_store(flags.state), wall_clock()
+    desk = LocalDesk(store, wall_clock, office.random_serial)
+    known = store.inventory
+    warnings = {name: report.usable_again(known, name, now) for name in known.denied_names}
     if flags.directory:
         if len(flags.paths) != 2 or flags.chassis:
             raise UsageError("sign --directory takes IN and OUT, and no --for")
         results = directory.sign_directory(desk, *flags.paths, replace=flags.replace)
         for result in results:
             print(f"{result.chassis_id}: {'; '.join(result.reasons) or 'signed'}")
+            if not result.reasons:
+                _warn(warnings.get(result.chassis_id.lower(), ""))
         return 1 if any(result.reasons for result in results) else 0
     if len(flags.paths) != 1 or not flags.chassis:
         raise UsageError("sign takes --for CHASSIS and one CSR, or --directory IN OUT")
     pem = directory.sign_file(desk, flags.paths[0], flags.chassis, replace=flags.replace)
     print(pem.decode(), end="")
+    _warn(warnings.get(flags.chassis.lower(), ""))
     return 0
 
 
@@ -274,8 +282,12 @@ def _revoke(flags: argparse.Namespace) -> int:
 
 
 def _admit(flags: argparse.Namespace) -> int:
-    office.admit_node(open_desk(flags.state), flags.chassis)
+    store = open_store(flags.state)
+    desk = LocalDesk(store, wall_clock, office.random_serial)
+    warning = report.usable_again(store.inventory, flags.chassis, wall_clock())
+    office.admit_node(desk, flags.chassis)
     print(f"{flags.chassis} may have a certificate again, for a new key")
+    _warn(warning)
     return 0
 
 
@@ -356,6 +368,11 @@ def _restore(flags: argparse.Namespace) -> int:
         "is not in it: revoke such nodes again, and give new tokens to those that joined since"
     )
     return 0
+
+
+def _warn(text: str) -> None:
+    if text:
+        print(f"ovn-ipsec-ca: warning: {text}", file=sys.stderr)
 
 
 def _root_name(given: str | None) -> str:

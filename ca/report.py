@@ -55,6 +55,26 @@ def tokens(inventory: Inventory, now: datetime) -> list[dict[str, Any]]:
     ]
 
 
+def usable_again(inventory: Inventory, chassis_id: str, now: datetime) -> str:
+    """What comes of letting a revoked node back; empty for any other, and when nothing does."""
+    name = chassis_id.lower()
+    if name not in inventory.denied_names:
+        return ""
+    old = list(inventory.unexpired(name, now))
+    if old:
+        which = f"{len(old)} that have not expired, the last one until "
+        which += str(max(item.not_after for item in old))
+    elif name not in inventory.known_ids():
+        which = "none of which is on record"
+    else:
+        return ""
+    return (
+        f"{chassis_id} was revoked, and peers go by names: with its new certificate its old ones "
+        f"are good again, too, for whoever has their keys ({which}). If others may have a key, "
+        "use a new chassis id instead, and leave this one revoked"
+    )
+
+
 def overview(
     inventory: Inventory, settings: CaSettings, head: Head, rollover: Rollover, now: datetime
 ) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from cryptography import x509
 
 from ca.cli import duration_s, main, open_desk
 from ca.errors import StoreError
-from ca.requests import ByToken
+from ca.requests import ByOperator, ByToken
 from tests.unit.ca.people import csr, key
 
 
@@ -130,6 +132,52 @@ def test_node_that_is_not_on_record_is_revoked_by_name(
     assert "no valid certificate of it is on record" in capsys.readouterr().out
     assert main(["show", "--state", state]) == 0
     assert "revoked_nodes: 1\n  joined-after-the-backup" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["token", "admit", "sign", "sign --directory"])
+def test_who_lets_a_revoked_node_back_is_told_which_certificates_are_good_again(
+    command: str, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = str(drop(tmp_path / "old", "Node-1", csr("Node-1")))
+    assert main(["sign", "--state", state, "--for", "Node-1", request]) == 0
+    until = x509.load_pem_x509_certificate(capsys.readouterr().out.encode()).not_valid_after_utc
+    assert main(["revoke", "--state", state, "node-1"]) == 0
+    anew = str(drop(tmp_path / "new", "node-1", csr("node-1", own=key("anew"))))
+    words = {
+        "token": ["token", "--state", state, "node-1"],
+        "admit": ["admit", "--state", state, "node-1"],
+        "sign": ["sign", "--state", state, "--for", "node-1", anew],
+        "sign --directory": [
+            *("sign", "--state", state),
+            *("--directory", str(tmp_path / "new"), str(tmp_path / "new")),
+        ],
+    }
+    capsys.readouterr()
+    assert main(words[command]) == 0
+    told = capsys.readouterr().err
+    assert f"1 that have not expired, the last one until {until}" in told
+    assert "new chassis id" in told
+
+
+def test_who_lets_back_a_node_that_was_never_on_record_is_told_so(
+    state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["revoke", "--state", state, "node-1"]) == 0
+    assert main(["token", "--state", state, "node-1"]) == 0
+    assert "none of which is on record" in capsys.readouterr().err
+
+
+def test_token_for_a_revoked_node_whose_certificates_have_expired_is_made_without_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = str(tmp_path / "state")
+    assert main(["init", "--state", state, "--key", "p256", "--leaf-life", "1s"]) == 0
+    desk = open_desk(state)
+    end = x509.load_der_x509_certificate(desk.sign(csr("a"), ByOperator("a"))).not_valid_after_utc
+    assert main(["revoke", "--state", state, "a"]) == 0
+    time.sleep(max((end - datetime.now(UTC)).total_seconds(), 0) + 0.01)
+    assert main(["token", "--state", state, "a"]) == 0
+    assert "revoked" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
