@@ -22,14 +22,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from ca import authority, roots
 from ca.authority import Issuer, RevokedSerial
 from ca.csr import CsrFacts, PublicKey, digest_of_key, key_fault, read_csr
-from ca.entries import Acknowledged, Denied, How, Issued, NodeBound, ServerIssued
+from ca.entries import Acknowledged, Denied, Issued, NodeBound, ServerIssued
 from ca.errors import CaError, RolloverError, StoreError
 from ca.inventory import proof_of
 from ca.lifetime import validity
-from ca.policy import Grant, Refusal, Repeat, Rules, decide, server_name_fault
+from ca.policy import Grant, Refusal, Repeat, Rules, chassis_id_fault, decide, server_name_fault
 from ca.requests import CaBusy, RequestDenied, Requester
 from ca.rollover import Phase, Step, next_look, phase_of, step_due, survey
 from ca.store import Batch, Store
+from ca.unrecorded import Unrecorded
 
 MAX_WAITING = 512
 _MAX_TOGETHER = 64
@@ -89,8 +90,7 @@ class LocalDesk:
         self._swept = False
         self._warned: frozenset[str] = frozenset()
         self._crl_number = 0
-        self._told_of: set[str] = set()
-        """Ids whose refusals are not on record, in lower case."""
+        self._unrecorded = Unrecorded()
         self._published = self._publish(None)
 
     def sign(self, csr_der: bytes, requester: Requester) -> bytes:
@@ -139,6 +139,7 @@ class LocalDesk:
             self._store.refresh()
             now = self._clock()
             rollover = survey(self._store.inventory, self._store.settings, now)
+            self._unrecorded.tell(now)
         self._warn(rollover.laggards if rollover.overdue else ())
         step = step_due(rollover, now) if self._store.settings.automatic_rollover else None
         if step is not None:
@@ -218,7 +219,7 @@ class LocalDesk:
                 return issued.der
             case Refusal():
                 if not outcome.fresh and not standing.refused_before:
-                    self._note_unrecorded(outcome)
+                    self._unrecorded.note(outcome)
                 self._record_refusal(batch, csr, requester, outcome, now)
                 raise RequestDenied(outcome.reasons)
             case Grant():
@@ -229,23 +230,18 @@ class LocalDesk:
     ) -> None:
         if not refusal.fresh:
             return
+        no_id = not refusal.proven and chassis_id_fault(refusal.chassis_id)
         batch.add(
             Denied(
                 now,
-                refusal.chassis_id[:64],
+                "" if no_id else refusal.chassis_id[:64],
                 refusal.how,
                 csr.digest,
                 proof_of(csr, requester),
                 refusal.proven,
-                refusal.reasons,
+                refusal.recorded or refusal.reasons,
             )
         )
-
-    def _note_unrecorded(self, refusal: Refusal) -> None:
-        name = refusal.chassis_id.lower()
-        if refusal.proven and refusal.how is not How.OPERATOR and name not in self._told_of:
-            self._told_of.add(name)
-            _log.warning("refused, again and again: %s", "; ".join(refusal.reasons))
 
     def _sign(self, batch: Batch, csr: CsrFacts, grant: Grant, now: datetime) -> bytes:
         issuer, span, serial = self._prepare(batch, now)

@@ -36,6 +36,8 @@ from ca.tokens import token_digest
 
 _REFUSALS_KEPT = 20_000
 _RECENT_KEPT = 64
+_UNPROVEN_KEPT = 256
+"""More than a day may have (``ca.policy.Rules``)."""
 _EXPIRED_KEPT = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _DENIED_ON_CRL = 5000
@@ -93,7 +95,7 @@ class Inventory:
         self._spelling: dict[str, str] = {}
         self._digest_by_handle: dict[str, str] = {}
         self._recent: dict[str, deque[datetime]] = {}
-        self._unproven: deque[datetime] = deque(maxlen=_RECENT_KEPT)
+        self._unproven: deque[datetime] = deque(maxlen=_UNPROVEN_KEPT)
 
     def apply(self, entry: Entry) -> None:
         """Take an entry in. Raises ValueError for one that cannot follow what was before."""

@@ -21,6 +21,8 @@ _CHASSIS_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*", re.ASCII)
 _MAX_REASONS = 8
 _MAX_QUOTED = 80
+_MAX_RECORDED = 200
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Rules:
     """Recorded requests of one node; more must wait."""
     unproven_per_window: int = 10
     """Refusals on record of requesters who proved nothing, all together; more go unrecorded."""
+    unproven_per_day: int = 200
+    """Beside that. 600 bytes each: 40 MB a year at most."""
     window: timedelta = timedelta(minutes=1)
     live_per_id: int = 64
     """Certificates of one id that have not ended. A node has two or three; each reinstallation and
@@ -112,6 +116,8 @@ class Refusal:
     proven: bool
     reasons: tuple[str, ...]
     fresh: bool = True
+    recorded: tuple[str, ...] = ()
+    """Of a requester who proved nothing: the reasons that go on record."""
 
 
 def decide(
@@ -122,12 +128,11 @@ def decide(
     chassis_id = standing.spelling or claimed
     refused = standing.refused_before
     if doubts:
-        if refused:
-            return Refusal(claimed, how, False, refused, fresh=False)
         # Anybody can be refused: that must not fill the log.
-        fresh = len(_inside(standing.recent_unproven, rules, now)) < rules.unproven_per_window
+        fresh = not refused and _has_room(standing.recent_unproven, rules, now)
         reasons = _few(doubts + _content_faults(csr, claimed))
-        return Refusal(claimed, how, False, reasons, fresh)
+        recorded = _few([_cut(doubt, _MAX_RECORDED) for doubt in doubts])
+        return Refusal(claimed, how, False, reasons, fresh, recorded)
     same = standing.same_request
     if same is not None and same.not_before <= now and not _is_due(same, now):
         return Repeat(same)
@@ -301,12 +306,18 @@ def _is_due(issued: Issued, now: datetime) -> bool:
     return now >= renewal_moment(issued.not_before, issued.not_after)
 
 
-def _inside(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> list[datetime]:
-    return [moment for moment in recent if now - rules.window < moment <= now]
+def _has_room(unproven: tuple[datetime, ...], rules: Rules, now: datetime) -> bool:
+    lately = len(_inside(unproven, rules.window, now))
+    today = len(_inside(unproven, _DAY, now))
+    return lately < rules.unproven_per_window and today < rules.unproven_per_day
+
+
+def _inside(recent: tuple[datetime, ...], span: timedelta, now: datetime) -> list[datetime]:
+    return [moment for moment in recent if now - span < moment <= now]
 
 
 def _wait(recent: tuple[datetime, ...], rules: Rules, now: datetime) -> None:
-    inside, limit = _inside(recent, rules, now), rules.requests_per_window
+    inside, limit = _inside(recent, rules.window, now), rules.requests_per_window
     if len(inside) < limit:
         return
     wait_s = (inside[-limit] + rules.window - now).total_seconds()
@@ -331,3 +342,7 @@ def _few(reasons: list[str]) -> tuple[str, ...]:
 def _quoted(name: str) -> str:
     text = repr(name)
     return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "...'"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "..."

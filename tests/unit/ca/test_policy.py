@@ -281,6 +281,43 @@ def test_flood_of_false_tokens_neither_fills_the_log_nor_stops_the_node() -> Non
     assert world.desk.sign(csr(ME), ByToken(ME, token))
 
 
+def test_flood_without_proof_leaves_little_a_day_on_record_and_a_count_in_the_servers_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world, most, refused = Office(), Rules().unproven_per_day, 0
+    size = world.store.head.size
+    names = [x509.DNSName(f"{number:063}") for number in range(20)]
+    for minute in range(most // 10 + 5):
+        for number in range(10):
+            request = csr(f"node-{minute}-{number}", san=[*names], own=key("flood"))
+            reasons(world, request, ByToken("\U0001f600" * 200, "x" * 27))
+            refused += 1
+        world.clock.forward(minutes=1)
+    assert len(world.store.inventory.refusals) == most
+    assert world.store.head.size - size < most * 600
+    world.desk.keep_house()
+    world.desk.keep_house()
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "ca.unrecorded"]
+    assert told.startswith(f"{refused - most} requests")
+    world.clock.forward(days=1)
+    reasons(world, csr("z"), ByToken("z", "x" * 27))
+    assert len(world.store.inventory.refusals) == most + 1
+
+
+def test_of_a_request_without_proof_the_record_has_the_proofs_reason_and_an_id_that_is_one() -> (
+    None
+):
+    world = Office()
+    request = csr("other", own=rsa_key(2048))
+    for claimed in ("node-1", "no id \u00e9"):
+        first = reasons(world, request, ByToken(claimed, "x" * 27))
+        assert "2048 bits" in first and "no join token" in first
+        assert reasons(world, request, ByToken(claimed, "x" * 27)) == first
+    entries = list(world.store.inventory.refusals.values())
+    assert [entry.chassis_id for entry in entries] == ["node-1", ""]
+    assert all(len(entry.reasons) == 1 and "token" in entry.reasons[0] for entry in entries)
+
+
 @given(st.text(max_size=70))
 def test_only_plain_names_of_64_characters_are_ids(name: str) -> None:
     plain = name.isascii() and all(c.isalnum() or c in "._-" for c in name)
