@@ -101,6 +101,27 @@ def request_name(csr_der: bytes) -> str:
         raise EnrolmentError("the waiting request cannot be read") from error
 
 
+def request_key_hash(csr_der: bytes) -> str:
+    """SHA-256 of the key that a request is for. Raises EnrolmentError: this is no request."""
+    try:
+        csr = x509.load_der_x509_csr(csr_der)
+    except _UNREADABLE as error:
+        raise EnrolmentError("the waiting request cannot be read") from error
+    return public_key_hash(csr)
+
+
+def public_key_hash(holder: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """SHA-256 of the SubjectPublicKeyInfo. Raises EnrolmentError.
+
+    cryptography looks at a key only when it is asked for: what holds it was loaded all the same.
+    """
+    try:
+        public = holder.public_key()
+    except _UNREADABLE as error:
+        raise EnrolmentError("the public key cannot be read") from error
+    return _public_hash(public)
+
+
 def request_pem(csr_der: bytes) -> bytes:
     """A request as PEM, for people and their tools."""
     return x509.load_der_x509_csr(csr_der).public_bytes(serialization.Encoding.PEM)
@@ -110,10 +131,13 @@ def load_certificate(data: bytes) -> x509.Certificate:
     """One certificate, DER or PEM. Raises EnrolmentError."""
     try:
         if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificate(data)
-        return x509.load_der_x509_certificate(data)
+            certificate = x509.load_pem_x509_certificate(data)
+        else:
+            certificate = x509.load_der_x509_certificate(data)
+        common_name(certificate.subject)  # it is looked at only when it is asked for
     except _UNREADABLE as error:
         raise EnrolmentError("this is no readable certificate") from error
+    return certificate
 
 
 def load_roots(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -196,7 +220,7 @@ def problems(identity: Identity, name: str, now: datetime | None) -> tuple[str, 
     """
     certificate = identity.certificate
     found = _name_problems(certificate, name)
-    if _public_hash(certificate.public_key()) != key_hash(identity.key_pem):
+    if public_key_hash(certificate) != key_hash(identity.key_pem):
         found.append("it is for another key")
     if _says_ca(certificate):
         found.append("it is a CA's own certificate")
@@ -234,7 +258,7 @@ def describe(number: int, identity: Identity) -> Generation:
         name=name,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        public_key=_public_hash(certificate.public_key()),
+        public_key=public_key_hash(certificate),
         bundle_digest=bundle_digest(identity.bundle),
         issuer=fingerprint(root),
         jitter=int.from_bytes(sha256(der).digest()[:8], "big") / 2**64,

@@ -16,7 +16,14 @@ from pathlib import Path
 from cryptography import x509
 
 from ovn_ipsec.errors import BusyError, EnrolmentError
-from ovn_ipsec.identity.certificates import load_certificate, load_roots, request_pem, roots_among
+from ovn_ipsec.identity.certificates import (
+    load_certificate,
+    load_roots,
+    public_key_hash,
+    request_key_hash,
+    request_pem,
+    roots_among,
+)
 from ovn_ipsec.identity.est import Credentials, Lists, Roots
 
 BUNDLE = "bundle.pem"
@@ -46,7 +53,7 @@ class DropDirectory:
         if found is None:
             raise BusyError(f"{answer}: is waited for; sign {request}", _LOOK_S)
         certificate = load_certificate(found)
-        if certificate.public_key() != x509.load_der_x509_csr(csr_der).public_key():
+        if public_key_hash(certificate) != request_key_hash(csr_der):
             raise BusyError(f"{answer}: is for an earlier request; sign {request}", _LOOK_S)
         return certificate
 

@@ -29,6 +29,7 @@ from ovn_ipsec.identity.certificates import (
     key_hash,
     load_certificate,
     load_roots,
+    request_key_hash,
     request_name,
 )
 from ovn_ipsec.identity.disk import Disk
@@ -131,7 +132,10 @@ class Generations:
         """The waiting request, None when there is none or it is of no use."""
         try:
             waiting = self.waiting_request()
-            return Pending(request_name(waiting.csr_der), key_hash(waiting.key_pem))
+            key = key_hash(waiting.key_pem)
+            if request_key_hash(waiting.csr_der) != key:
+                return None
+            return Pending(request_name(waiting.csr_der), key)
         except EnrolmentError:
             return None
 

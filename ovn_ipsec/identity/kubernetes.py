@@ -24,6 +24,8 @@ from ovn_ipsec.identity.certificates import (
     fingerprint,
     load_certificate,
     load_roots,
+    public_key_hash,
+    request_key_hash,
     request_pem,
     roots_among,
 )
@@ -112,7 +114,7 @@ class KubernetesWay:
             self._made = str(found["metadata"]["name"])
             _LOG.info("Request %s waits for signer %s", self._made, self._place.signer)
         certificate = self._answer(found)
-        if certificate.public_key() != x509.load_der_x509_csr(csr_der).public_key():
+        if public_key_hash(certificate) != request_key_hash(csr_der):
             raise EnrolmentError(f"request {_name(found)}: its certificate is for another key")
         self._tidy([found], sure=True)
         return certificate

@@ -343,14 +343,25 @@ Wait = Callable[[float], bool]
 """Waits for some seconds; True when the process shall end."""
 
 _REPEATED_S = 1.0
+_FAULT_S = 60.0
 _GRACE = timedelta(seconds=60)
 
 
 def run(enrolment: Enrolment, clock: Callable[[], datetime], wait: Wait) -> None:
     """Keep the node's identity in order until told to end."""
     before: Action | None = None
+    fault = ""
     while True:
-        decision = enrolment.step()
+        try:
+            decision = enrolment.step()
+        except Exception as error:  # noqa: BLE001 (a bug must not leave the node without renewals)
+            if repr(error) != fault:
+                _LOG.exception("Identity: a fault; it is tried again every %d s", _FAULT_S)
+            fault, before = repr(error), None
+            if wait(_FAULT_S):
+                return
+            continue
+        fault = ""
         pause_s = 0.0
         if decision.action is None:
             pause_s = max(0.0, (decision.wake_at - clock()).total_seconds())

@@ -271,6 +271,12 @@ class _Planner:
         if self._facts.chassis_id is None:
             return self._facts.problem or ""
         said = [retry.problem for retry in self._retries()]
+        newest = self._current.number if self._current else 0
+        said += [
+            f"generation-{number} is damaged: an older identity is used, if there is one"
+            for number in self._facts.damaged
+            if number > newest
+        ]
         if self._no_way():
             said.append(
                 "there is neither a valid certificate nor a join token for this node; make one "

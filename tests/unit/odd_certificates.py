@@ -35,6 +35,19 @@ def _with(der: bytes, old: bytes, new: bytes) -> bytes:
     return der.replace(old, new)
 
 
+_EC_KEY, _P256 = b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x03\x01\x07"
+
+
+def with_odd_key(der: bytes) -> dict[str, bytes]:
+    """An ECDSA certificate that loads, with a public key that does not."""
+    at = der.index(_P256) + len(_P256) + 4
+    return {
+        "a key of an unknown type": _with(der, _EC_KEY, b"\x2b" + _EC_KEY[1:]),
+        "a key on an unknown curve": _with(der, _P256, b"\x2b" + _P256[1:]),
+        "a point that is not on its curve": der[:at] + bytes([der[at] ^ 1]) + der[at + 1 :],
+    }
+
+
 ODD_CERTIFICATES = {
     # The second extension gets the first one's identifier.
     "the same extension twice": _with(

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import logging
 import os
+import ssl
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,12 +27,13 @@ from ovn_ipsec.identity.drop import DropDirectory
 from ovn_ipsec.identity.est import EstServer
 from ovn_ipsec.identity.generations import Generations
 from ovn_ipsec.identity.model import Decision, KeyKind, Level
-from ovn_ipsec.identity.node import Enrolment, Parts, run_once
+from ovn_ipsec.identity.node import Enrolment, Parts, run, run_once
 from ovn_ipsec.identity.ovsdb import NodeSettings
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from tests.est_server import HOST, RunningServer, est_server
 from tests.fake_desk import LIFE_S, FakeDesk
 from tests.real_desk import RealDesk
+from tests.unit.odd_certificates import with_odd_key
 from tests.unit.test_identity_files import FaultyDisk, PowerCut
 from tools.lab.pki import Authority, KeyType, key_pem
 
@@ -415,6 +417,50 @@ def test_directory_gives_a_certificate_when_somebody_signs_what_was_dropped(
     node.offset += dt.timedelta(seconds=LIFE_S * 0.1)
     decision = node.run(timeout_s=10)
     assert decision.in_place and "is for an earlier request" in decision.reason
+
+
+def test_damaged_certificate_leaves_the_older_identity_in_use_at_the_next_start(
+    node: Node, desk: FakeDesk
+) -> None:
+    join_long_ago(node, desk, share=0.7)
+    older = node.named("certificate")
+    assert node.run().in_place
+    damaged = Path(node.database.other_config["certificate"])
+    der = node.certificate().public_bytes(serialization.Encoding.DER)
+    odd = with_odd_key(der)["a key on an unknown curve"]
+    damaged.write_text(ssl.DER_cert_to_PEM_cert(odd))
+    generations = Generations(node.directory)
+    enrolment = node.opened(generations)
+    enrolment.step()
+    generations.close()
+    assert node.named("certificate") == older
+    state = json.loads((node.directory / "state.json").read_text())
+    assert f"{damaged.parent.name} is damaged" in state["reason"]
+
+
+def test_fault_in_a_step_is_logged_once_and_tried_again(
+    node: Node, desk: FakeDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    join(node, desk)
+    generations = Generations(node.directory)
+    enrolment, pauses = node.opened(generations), list[float]()
+    steps = iter([ZeroDivisionError("x"), ZeroDivisionError("x"), None, ZeroDivisionError("x")])
+    sound = enrolment.step
+
+    def step() -> Decision:
+        if (fault := next(steps)) is not None:
+            raise fault
+        return sound()
+
+    enrolment.step = step  # type: ignore[method-assign]  # the bug
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return len(pauses) == 4
+
+    run(enrolment, node.clock, wait)
+    generations.close()
+    assert caplog.text.count("a fault") == 2 and pauses[:2] == [60, 60]
 
 
 def test_settings_are_read_and_every_violation_is_told() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -12,17 +14,20 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from ca.requests import bundle_digest as authority_digest
 from ovn_ipsec.errors import EnrolmentError
 from ovn_ipsec.identity import certificates as certs
 from ovn_ipsec.identity.certificates import Identity, check, make_key, make_request
 from ovn_ipsec.identity.disk import Disk
+from ovn_ipsec.identity.drop import DropDirectory
 from ovn_ipsec.identity.generations import BUNDLE, CERTIFICATE, KEY, Generations
 from ovn_ipsec.identity.model import KeyKind
 from ovn_ipsec.identity.token import parse_token
 from ovn_ipsec.model.conns import Secret
 from tests.fake_desk import FakeDesk
+from tests.unit.odd_certificates import ODD_CERTIFICATES, with_odd_key
 from tools.lab.pki import Authority, KeyType, Pair, common_name, key_pem
 
 CA = Authority.create(kind=KeyType.P256)
@@ -254,6 +259,51 @@ def test_damaged_generation_is_set_aside_and_its_number_not_given_again(tmp_path
     sound, damaged = generations.survey()
     assert ([each.number for each in sound], damaged) == ([1], (2,))
     assert generations.install(identity_of(_SECOND)) == 3
+
+
+ODD_KEYS = with_odd_key(_SECOND.certificate.public_bytes(serialization.Encoding.DER))
+
+
+def as_pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+@pytest.mark.parametrize("der", ODD_KEYS.values(), ids=ODD_KEYS)
+def test_certificate_whose_key_cannot_be_read_is_damaged_and_the_older_identity_stays(
+    tmp_path: Path, der: bytes
+) -> None:
+    generations = opened(tmp_path)
+    generations.install(identity_of(_FIRST))
+    second = generations.install(identity_of(_SECOND))
+    Path(generations.paths(second)["certificate"]).write_bytes(as_pem(der))
+    sound, damaged = generations.survey()
+    assert ([each.number for each in sound], damaged) == ([1], (2,))
+    with pytest.raises(EnrolmentError, match="key"):
+        check(replace(identity_of(_SECOND), certificate=certs.load_certificate(der)), "node", NOW)
+
+
+def test_certificate_whose_name_cannot_be_read_is_a_named_error() -> None:
+    der = ODD_CERTIFICATES["a name that is no UTF-8"]
+    with pytest.raises(EnrolmentError, match="no readable certificate"):
+        certs.load_certificate(der)
+
+
+@pytest.mark.parametrize("der", ODD_KEYS.values(), ids=ODD_KEYS)
+def test_certificate_in_the_directory_whose_key_cannot_be_read_is_a_named_error(
+    tmp_path: Path, der: bytes
+) -> None:
+    (tmp_path / "node.crt").write_bytes(as_pem(der))
+    with pytest.raises(EnrolmentError, match="key"):
+        DropDirectory(tmp_path).obtain(_CSR, "node")
+
+
+def test_waiting_request_that_is_damaged_or_for_another_key_is_of_no_use(tmp_path: Path) -> None:
+    generations = opened(tmp_path)
+    for csr in (*with_odd_key(_CSR).values(), make_request(make_key(KeyKind.P256), "node")):
+        generations.keep_pending(_KEY, csr)
+        assert generations.pending() is None
+    generations.keep_pending(_KEY, _CSR)
+    assert generations.pending() is not None
 
 
 def test_second_process_is_turned_away(tmp_path: Path) -> None:

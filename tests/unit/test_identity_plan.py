@@ -167,6 +167,17 @@ def test_spent_request_is_forgotten_and_the_last_two_identities_are_kept() -> No
     assert plan(replace(facts, pending=None), CHECKED, T0).action == Prune((0, 1, 2))
 
 
+def test_damaged_identity_newer_than_the_one_in_use_is_told() -> None:
+    decision = plan(in_place(generation(2), damaged=(1,)), CHECKED, T0)
+    assert (decision.action, decision.reason) == (
+        Prune((1,)),
+        "the certificate is valid and in place",
+    )
+    decision = plan(in_place(generation(2), damaged=(3,)), CHECKED, T0)
+    assert decision.action is None and decision.level is Level.OK
+    assert "generation-3 is damaged" in decision.reason
+
+
 def test_other_roots_are_acknowledged_once_the_agent_had_time_to_read_them() -> None:
     facts = in_place(generation(bundle_digest="both"))
     memory = after_success(replace(CHECKED, bundle_checked_at=T0), Point(1), T0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from ovn_ipsec.identity.kubernetes import LABEL, KubernetesWay, Place, label_val
 from ovn_ipsec.identity.model import KeyKind
 from ovn_ipsec.identity.settings import parse_enroll_arguments
 from tests.fake_desk import FakeDesk
+from tests.unit.odd_certificates import with_odd_key
 from tools.lab.pki import Authority, KeyType
 
 Json = dict[str, Any]
@@ -133,6 +135,17 @@ def test_certificate_for_another_key_is_not_taken(api: Api, node: KubernetesWay)
     api.coming = [issued(ec.generate_private_key(ec.SECP256R1()).public_key())]
     with pytest.raises(EnrolmentError, match="for another key"):
         node.obtain(CSR, "node-1")
+
+
+def test_certificate_whose_key_cannot_be_read_is_a_named_error(
+    api: Api, node: KubernetesWay
+) -> None:
+    good = DESK.leaf("node-1", x509.load_der_x509_csr(CSR).public_key())
+    for der in with_odd_key(good.public_bytes(Encoding.DER)).values():
+        pem = ssl.DER_cert_to_PEM_cert(der).encode()
+        api.coming = [{"certificate": base64.b64encode(pem).decode()}]
+        with pytest.raises(EnrolmentError, match="key"):
+            node.obtain(CSR, "node-1")
 
 
 def test_request_at_another_signer_is_neither_taken_up_nor_deleted(
