@@ -47,6 +47,10 @@ class BusyError(EnrolmentError):
         self.retry_after_s = retry_after_s
 
 
+class UntrustedError(EnrolmentError):
+    """TLS with the authority failed: one end does not accept what the other one shows."""
+
+
 class RefusedError(EnrolmentError):
     """The authority denied the request; asking again with the same request cannot help."""
 

@@ -24,7 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError
+from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError, UntrustedError
 from ovn_ipsec.identity.certificates import (
     common_name,
     fingerprint,
@@ -208,8 +208,10 @@ class EstServer:
                 _read(response),
             )
         except (OSError, http.client.HTTPException) as error:
-            # TLS 1.3: a server that refuses our certificate says so only after the handshake.
-            raise EnrolmentError(
+            # TLS 1.3: a server that refuses our certificate says so only after the handshake, and
+            # its reset may be there before its words.
+            refused = isinstance(error, ssl.SSLError | ConnectionResetError | BrokenPipeError)
+            raise (UntrustedError if refused else EnrolmentError)(
                 f"{self._url}: {_reason(error)}; check that the authority runs there and that "
                 "this node's clock is right"
             ) from error
@@ -292,7 +294,7 @@ def _trusting(trusted: Credentials | x509.Certificate) -> ssl.SSLContext:
         if trusted.certificate is not None:
             context.load_cert_chain(trusted.certificate, trusted.private_key)
     except OSError as error:  # ssl.SSLError is one
-        raise EnrolmentError(f"the identity in place cannot be used: {_reason(error)}") from error
+        raise UntrustedError(f"the identity in place cannot be used: {_reason(error)}") from error
     return context
 
 

@@ -160,6 +160,10 @@ class Generations:
         if (self._directory / "pending").exists():
             self._empty(self._directory / "pending")
 
+    def read_state(self) -> str:
+        """What ``write_state`` wrote last. Raises EnrolmentError."""
+        return _read(self._directory / "state.json").decode("utf-8", "replace")
+
     def write_state(self, text: str) -> None:
         """Replace ``state.json``."""
         new = self._directory / ".new-state"

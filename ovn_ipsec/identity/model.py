@@ -80,6 +80,10 @@ class Facts:
     ways: frozenset[Way] = frozenset()
     """The ways that are open now: whether there is a token, an address, a directory."""
     heard: HeardRoots | None = None
+    token: str | None = None
+    """Digest of the token, if there is one."""
+    denied: bool = False
+    """The deny-list names this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Obtain:
     way: Way
     current: int | None
     """The generation that authenticates, or whose roots are trusted."""
+    token: str | None = None
+    """Digest of the token that is to be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,13 @@ class Memory:
 
     retries: Mapping[str, Retry] = field(default_factory=dict)
     """By the action's class name."""
-    refused: frozenset[Way] = frozenset()
+    failed: Way | None = None
+    """By this way it failed last, so that the other one, if there is one, is next."""
+    token_seen: str | None = None
+    """Digest of the one that was used or refused; ``state.json`` has it for the next process."""
+    token_tried: str | None = None
+    token_refused: bool = False
+    """The one that was tried last was."""
     bundle_checked_at: datetime | None = None
     signing_root: str | None = None
     """SHA-256 of the root that signs now, as last heard."""

@@ -15,12 +15,19 @@ from typing import Protocol
 
 from cryptography import x509
 
-from ovn_ipsec.errors import BusyError, EnrolmentError, RefusedError, SettingsError
+from ovn_ipsec.errors import (
+    BusyError,
+    EnrolmentError,
+    RefusedError,
+    SettingsError,
+    UntrustedError,
+)
 from ovn_ipsec.identity.certificates import (
     Identity,
     bundle_digest,
     check,
     common_name,
+    denied_names,
     fingerprint,
     load_certificate,
     make_key,
@@ -60,6 +67,7 @@ from ovn_ipsec.identity.settings import EnrollSettings
 from ovn_ipsec.identity.token import JoinToken, parse_token
 
 _LOG = logging.getLogger(__name__)
+_TOKEN_SEEN = "token_sha256"  # noqa: S105 (a key)
 
 
 class Database(Protocol):
@@ -93,6 +101,8 @@ class Parts:
     server: EstServer | None = None
     token_file: Path | None = None
     courier: Courier | None = None
+    deny_list: Path | None = None
+    """The file, for a process that keeps it up to date."""
 
 
 class Enrolment:
@@ -104,7 +114,7 @@ class Enrolment:
         self._parts = parts
         self._key_kind = key_kind
         self._timing = timing or Timing()
-        self._memory = Memory()
+        self._memory = Memory(token_seen=_token_seen(parts.generations))
         self._said: tuple[Level, str] | None = None
         self._said_of_token = ""
         self._state = ""
@@ -119,6 +129,9 @@ class Enrolment:
         now = self._parts.clock()
         facts = self._facts()
         decision = plan(facts, self._memory, now, self._timing)
+        if decision.current is None and facts.token is not None:
+            # On disk before it is used: after a crash it must not pass for another one.
+            self._memory = replace(self._memory, token_seen=facts.token)
         self._publish(facts, decision, now)
         current = decision.current
         self._own = self._credentials(current.number) if current else None
@@ -135,6 +148,7 @@ class Enrolment:
             return Facts(None, problem, generations=generations, damaged=damaged)
         chassis_id = settings.external_ids.get("system-id") or None
         courier = self._parts.courier
+        token = self._token(chassis_id or "")
         return Facts(
             chassis_id,
             None if chassis_id else "Open_vSwitch:external_ids has no system-id yet",
@@ -142,8 +156,10 @@ class Enrolment:
             generations=generations,
             damaged=damaged,
             pending=self._parts.generations.pending(),
-            ways=self._ways(chassis_id),
+            ways=self._ways(token),
             heard=courier.heard if isinstance(courier, KubernetesWay) else None,
+            token=token.digest if token else None,
+            denied=self._denied(chassis_id or ""),
         )
 
     def _pointed_at(
@@ -155,12 +171,18 @@ class Enrolment:
                 return generation.number
         return None
 
-    def _ways(self, chassis_id: str | None) -> frozenset[Way]:
+    def _denied(self, chassis_id: str) -> bool:
+        path = self._parts.deny_list
+        try:
+            return path is not None and chassis_id.lower() in denied_names(path.read_bytes())
+        except OSError:
+            return False  # who follows the list tells what is wrong with it
+
+    def _ways(self, token: JoinToken | None) -> frozenset[Way]:
         if isinstance(self._parts.courier, KubernetesWay):
             return frozenset({Way.KUBERNETES})
         if self._parts.courier is not None:
             return frozenset({Way.DIRECTORY})
-        token = self._token(chassis_id or "")
         return frozenset({Way.CERTIFICATE, Way.TOKEN} if token else {Way.CERTIFICATE})
 
     def _token(self, chassis_id: str) -> JoinToken | None:
@@ -194,6 +216,7 @@ class Enrolment:
                 window=window,
                 retry_after_s=error.retry_after_s if isinstance(error, BusyError) else 0.0,
                 refused=refused,
+                untrusted=isinstance(error, UntrustedError),
                 seed=facts.chassis_id or "",
             )
             _LOG.debug("%s: %s", type(action).__name__, error)
@@ -249,8 +272,8 @@ class Enrolment:
             der = server.reenroll(csr_der, own)
             return load_certificate(der), server.roots(own)
         token = self._token(name)
-        if token is None:
-            raise EnrolmentError("the join token is gone")
+        if token is None or token.digest != action.token:
+            raise EnrolmentError("the join token is gone, or another one now")
         root = server.first_contact(token)
         der = server.enroll(csr_der, token, root)
         return load_certificate(der), server.roots(root)
@@ -300,6 +323,7 @@ class Enrolment:
             "in_ovsdb": facts.pointed_at,
             "not_after": current.not_after.isoformat() if current else None,
             "renew_at": decision.renew_at.isoformat() if decision.renew_at else None,
+            _TOKEN_SEEN: self._memory.token_seen,
         }
         text = json.dumps(state, indent=2) + "\n"
         if text != self._state:
@@ -334,7 +358,9 @@ def build_enrolment(
     """The process that the settings describe."""
     server = EstServer(settings.url, settings.server_name) if settings.url else None
     database = NodeDatabase(settings.database)
-    parts = Parts(database, generations, clock, server, settings.token_file, courier)
+    # Nobody follows the list for --once: what an old file says must not keep a pod from starting.
+    deny_list = None if settings.once else settings.directory / "crl.pem"
+    parts = Parts(database, generations, clock, server, settings.token_file, courier, deny_list)
     timing = Timing(bundle_interval=timedelta(seconds=settings.bundle_interval_s))
     return Enrolment(parts, settings.key_kind, timing)
 
@@ -390,6 +416,15 @@ def run_once(
         over = now >= end and (decision.action is None or now >= end + _GRACE)
         if over or wait(max(0.0, pause_s)):
             return decision
+
+
+def _token_seen(generations: Generations) -> str | None:
+    """What an earlier process remembered in ``state.json``."""
+    try:
+        seen = json.loads(generations.read_state())[_TOKEN_SEEN]
+    except (EnrolmentError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return seen if isinstance(seen, str) else None
 
 
 def read_token(path: Path) -> JoinToken:

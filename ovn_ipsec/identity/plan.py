@@ -138,29 +138,48 @@ class _Planner:
         return self._when_due(Prune(gone)) if gone else None
 
     def _request(self, name: str) -> Action | None:
-        due = self._renew_at()
-        if due is not None and self._now < due:
-            self._wake(due)
+        if not (self._is_due() or self._token_is_news()):
             return None
         way = self._way()
         if way is None:
             return None
         if self._facts.pending is None:
             return self._when_due(Prepare(name))
-        return self._when_due(Obtain(way, self._current.number if self._current else None))
+        token = self._facts.token if way is Way.TOKEN else None
+        action = Obtain(way, self._current.number if self._current else None, token)
+        # What failed by another token or way delays this one by nothing.
+        untried = token is not None and token != self._memory.token_tried
+        return action if untried else self._when_due(action)
+
+    def _is_due(self) -> bool:
+        due = self._renew_at()
+        if due is not None and self._now < due:
+            self._wake(due)
+            return False
+        return True
+
+    def _token_is_news(self) -> bool:
+        """Somebody put it there although the node has a certificate: that is to be replaced."""
+        token = self._facts.token
+        return token is not None and token != self._memory.token_seen
 
     def _way(self) -> Way | None:
-        """The node's own certificate first; a token is for the first time, or after a refusal."""
-        ways = self._facts.ways
+        """The node's own certificate first, but for a new token; the other one after a failure."""
+        ways, memory = self._facts.ways, self._memory
         for way in (Way.DIRECTORY, Way.KUBERNETES):
             if way in ways:
                 return way
-        usable = set(ways if self._current else ways - {Way.CERTIFICATE})
-        open_ways = usable - self._memory.refused or usable
-        for way in (Way.CERTIFICATE, Way.TOKEN):
-            if way in open_ways:
-                return way
-        return None
+        usable = set(ways)
+        if self._current is None or not self._is_due():
+            usable.discard(Way.CERTIFICATE)
+        elif memory.token_refused and self._facts.token == memory.token_tried:
+            usable.discard(Way.TOKEN)
+        order = (Way.CERTIFICATE, Way.TOKEN)
+        open_ways = [way for way in order if way in usable and way is not memory.failed]
+        open_ways = open_ways or [way for way in order if way in usable]
+        if self._token_is_news():
+            open_ways.reverse()
+        return open_ways[0] if open_ways else None
 
     def _refresh_bundle(self) -> Action | None:
         current, checked = self._current, self._memory.bundle_checked_at
@@ -214,6 +233,10 @@ class _Planner:
         if since is not None and self._memory.signing_root not in (None, current.issuer):
             # The old root is on its way out.
             moment = min(moment, self._spread(current, since))
+        if self._facts.denied and Way.KUBERNETES in self._facts.ways:
+            # It may have been admitted again. The list may be older than the certificate, too.
+            since = self._memory.pointed_since
+            moment = min(moment, since + self._timing.retry_most if since else self._now)
         return moment
 
     def _bundle_is_news(self, current: Generation) -> bool:
@@ -253,6 +276,8 @@ class _Planner:
             failed = self._no_way() or not all(retry.waiting for retry in self._retries())
             failed = failed and self._facts.chassis_id is not None
             return Level.ALARM if failed else Level.WAITING, problem or "no certificate yet"
+        if self._facts.denied:
+            return Level.ALARM, "; ".join(filter(None, [self._denial(), problem]))
         if self._now >= alarm_moment(current):
             until = current.not_after.isoformat(timespec="seconds")
             why = problem or "no answer yet"
@@ -263,9 +288,22 @@ class _Planner:
             reason = problem or "OVSDB does not name the new identity yet"
             return Level.ALARM if often else Level.WAITING, reason
         due = self._renew_at()
-        if due is not None and self._now >= due:
+        if (due is not None and self._now >= due) or self._token_is_news():
             return Level.RENEWING, problem or "a new certificate is asked for"
         return Level.OK, problem or "the certificate is valid and in place"
+
+    def _denial(self) -> str:
+        name = self._facts.chassis_id
+        remedy = {
+            Way.KUBERNETES: f"let it with `ovn-ipsec-ca admit {name}`; it asks again by itself",
+            Way.DIRECTORY: "delete the generation-* in --directory and sign its new request",
+        }
+        way = next((each for each in remedy if each in self._facts.ways), None)
+        by_token = f"put a new one of `ovn-ipsec-ca token {name}` into its --token-file"
+        return (
+            "the authority's deny-list names this node, and its peers refuse it; if it may come "
+            f"back, {remedy[way] if way else by_token}"
+        )
 
     def _problem(self) -> str:
         if self._facts.chassis_id is None:
@@ -297,7 +335,8 @@ def after_success(memory: Memory, action: Action, now: datetime) -> Memory:
     retries = {key: retry for key, retry in memory.retries.items() if key != name}
     memory = replace(memory, retries=retries)
     if isinstance(action, Obtain):
-        return replace(memory, refused=frozenset())
+        seen = action.token or memory.token_seen
+        return replace(memory, failed=None, token_seen=seen, token_refused=False)
     if isinstance(action, Point):
         return replace(memory, pointed_since=now, acknowledged=None)
     if isinstance(action, Acknowledge):
@@ -323,12 +362,14 @@ def after_failure(
     window: timedelta | None = None,
     retry_after_s: float = 0.0,
     refused: bool = False,
+    untrusted: bool = False,
     seed: str = "",
 ) -> Memory:
     """What is remembered when an action failed: when to try again, doubling, with jitter.
 
     ``window``: the time left for a renewal, of which a wait takes a tenth at most. ``seed`` makes
-    nodes that failed together come back apart.
+    nodes that failed together come back apart. ``refused``, ``untrusted``: by the authority's
+    word, or in TLS.
     """
     name = type(action).__name__
     before = memory.retries.get(name)
@@ -343,7 +384,12 @@ def after_failure(
     # Not earlier than the authority asked for.
     wait *= 1 + spread / 2 if waiting else 0.5 + spread
     retries = {**memory.retries, name: Retry(failures, now + wait, problem, waiting)}
-    ways = memory.refused
-    if refused and isinstance(action, Obtain):
-        ways |= {action.way}
-    return replace(memory, retries=retries, refused=ways)
+    memory = replace(memory, retries=retries)
+    if not isinstance(action, Obtain) or waiting:
+        return memory
+    if refused or untrusted or action.way is Way.TOKEN:
+        memory = replace(memory, failed=action.way)
+    if action.token is not None:
+        seen = action.token if refused else memory.token_seen
+        memory = replace(memory, token_seen=seen, token_tried=action.token, token_refused=refused)
+    return memory

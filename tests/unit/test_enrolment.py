@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ca.est_tls import TlsMaterial
-from ca.requests import bundle_digest
+from ca.requests import bundle_digest, crls_pem
 from ovn_ipsec import cli
 from ovn_ipsec.commands import enroll
 from ovn_ipsec.errors import EnrolmentError, SettingsError
@@ -30,6 +30,7 @@ from ovn_ipsec.identity.model import Decision, KeyKind, Level
 from ovn_ipsec.identity.node import Enrolment, Parts, run, run_once
 from ovn_ipsec.identity.ovsdb import NodeSettings
 from ovn_ipsec.identity.settings import parse_enroll_arguments
+from ovn_ipsec.identity.token import parse_token
 from tests.est_server import HOST, RunningServer, est_server
 from tests.fake_desk import LIFE_S, FakeDesk
 from tests.real_desk import RealDesk
@@ -81,6 +82,7 @@ class Node:
     database: PlayedDatabase
     offset: dt.timedelta = dt.timedelta()
     drop: Path | None = None
+    deny_list: Path | None = None
 
     def clock(self) -> dt.datetime:
         return dt.datetime.now(UTC) + self.offset
@@ -97,7 +99,7 @@ class Node:
         drop = DropDirectory(self.drop) if self.drop else None
         server = None if drop else EstServer(self.url)
         token = None if drop else self.token_file
-        parts = Parts(self.database, generations, self.clock, server, token, drop)
+        parts = Parts(self.database, generations, self.clock, server, token, drop, self.deny_list)
         return Enrolment(parts, KeyKind.P256)
 
     def run(self, timeout_s: float = 30, disk: FaultyDisk | None = None) -> Decision:
@@ -284,6 +286,73 @@ def test_used_token_is_told_and_a_new_one_helps(node: Node, desk: FakeDesk) -> N
     decision = node.run(timeout_s=0)
     assert decision.level is Level.ALARM and "has expired" in decision.reason
     assert join(node, desk).in_place
+
+
+def state_of(node: Node) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((node.directory / "state.json").read_text())
+    return said
+
+
+def test_first_token_is_used_once_and_never_written_down(
+    tmp_path: Path, node: Node, desk: FakeDesk
+) -> None:
+    join(node, desk)
+    signed, text = desk.signed, node.token_file.read_text()
+    assert state_of(node)["token_sha256"] == parse_token(text).digest
+    node.run()
+    assert desk.signed == signed
+    secret = parse_token(text).secret.reveal().encode()
+    files = [path for path in node.directory.rglob("*") if path.is_file()]
+    assert len(files) > 4 and not any(secret in path.read_bytes() for path in files)
+
+
+def test_revoked_node_is_back_with_a_new_token_at_once(tmp_path: Path) -> None:
+    desk = RealDesk(tmp_path / "ca")
+    with est_server(desk) as server:
+        url = f"https://{HOST}:{server.port}"
+        node = Node(tmp_path / "id", url, PlayedDatabase({"system-id": "back"}))
+        join(node, desk)
+        first = node.certificate()
+        desk.revoke("back")
+        deny_list = tmp_path / "crl.pem"
+        deny_list.write_bytes(crls_pem(desk.crls()))
+        node.deny_list = deny_list
+        decision = node.run()
+        assert decision.level is Level.ALARM and "ovn-ipsec-ca token back" in decision.reason
+        assert state_of(node)["state"] == "alarm"
+        assert join(node, desk).in_place
+        assert node.certificate().public_key() != first.public_key()
+        deny_list.write_bytes(crls_pem(desk.crls()))
+        assert node.run().level is Level.OK and desk.signed == 2
+
+
+def test_token_for_a_node_that_needs_none_is_refused_once_and_told(tmp_path: Path) -> None:
+    desk = RealDesk(tmp_path / "ca")
+    with est_server(desk) as server:
+        url = f"https://{HOST}:{server.port}"
+        node = Node(tmp_path / "id", url, PlayedDatabase({"system-id": "here"}))
+        spare = desk.token_text("here")
+        join(node, desk)
+        first = node.certificate()
+        node.token_file.write_text(spare)
+        decision = node.run()
+        assert (decision.level, decision.in_place) == (Level.OK, True)
+        assert "--replace" in decision.reason
+        assert node.certificate() == first
+        assert "--replace" not in node.run().reason, "asked again after a restart"
+
+
+def test_node_whose_authority_was_made_anew_gets_in_by_a_token(
+    tmp_path: Path, node: Node, desk: FakeDesk
+) -> None:
+    join_long_ago(node, desk, share=0.7)
+    other = FakeDesk()
+    with est_server(other) as server:
+        node.url = f"https://{HOST}:{server.port}"
+        decision = node.run()
+        assert "not trusted" in decision.reason
+        assert join(node, other).in_place
+        assert node.roots() == other.bundle()
 
 
 def test_authority_that_is_down_stops_nothing_and_enrolment_recovers(

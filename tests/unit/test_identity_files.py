@@ -314,6 +314,16 @@ def test_second_process_is_turned_away(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
+def test_names_on_a_deny_list_are_read_however_long_and_damaged_lists_name_nobody() -> None:
+    assert certs.denied_names(CA.crl(denied=["node-1"]) + CA.crl()) == {"node-1"}
+    many = [f"node-{number}" for number in range(100)]
+    pem = CA.crl(denied=many)
+    assert certs.denied_names(pem) == set(many)
+    lines = pem.splitlines(keepends=True)
+    assert certs.denied_names(lines[0] + b"".join(lines[5:])) == set()
+    assert certs.denied_names(b"") == set()
+
+
 def test_life_is_told_as_it_is(tmp_path: Path) -> None:
     generations = opened(tmp_path)
     generations.install(identity_of(issue(starts_in_s=-60, lasts_s=3600)))

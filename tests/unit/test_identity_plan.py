@@ -160,6 +160,87 @@ def test_refused_certificate_gives_way_to_a_token_and_both_are_tried_again() -> 
     assert plan(facts, memory, later).action == by_certificate
 
 
+def test_new_token_is_an_operators_word_and_asked_by_at_once() -> None:
+    facts = in_place(generation(), token="old")
+    memory = replace(CHECKED, token_seen="old")
+    assert plan(facts, memory, T0).action is None
+    facts = replace(facts, token="new")
+    decision = plan(facts, memory, T0)
+    assert (decision.action, decision.level) == (Prepare("node"), Level.RENEWING)
+    facts = replace(facts, pending=Pending("node", "next"))
+    by_token = Obtain(Way.TOKEN, 1, "new")
+    assert plan(facts, memory, T0).action == by_token
+    used = after_success(memory, by_token, T0)
+    assert plan(facts, used, T0).action is None
+
+
+def test_new_token_that_is_refused_is_told_and_not_asked_by_again() -> None:
+    facts = in_place(generation(), token="new", pending=Pending("node", "next"))
+    by_token = Obtain(Way.TOKEN, 1, "new")
+    memory = after_failure(CHECKED, by_token, "has a certificate", T0, refused=True)
+    later = replace(memory, bundle_checked_at=T0 + DAY)
+    decision = plan(facts, later, T0 + DAY)
+    assert (decision.action, decision.level) == (None, Level.OK)
+    assert "has a certificate" in decision.reason
+    due = renewal_moment(generation())
+    memory = replace(memory, bundle_checked_at=due)
+    by_certificate = Obtain(Way.CERTIFICATE, 1)
+    assert plan(facts, memory, due).action == by_certificate
+    memory = after_failure(memory, by_certificate, "TLS", due, untrusted=True)
+    assert plan(facts, memory, due + timedelta(minutes=10)).action == by_certificate
+
+
+def test_new_token_that_gets_no_answer_waits_and_leaves_a_due_renewal_its_turns() -> None:
+    one = generation()
+    facts = in_place(one, token="new", pending=Pending("node", "next"))
+    by_token, due = Obtain(Way.TOKEN, 1, "new"), renewal_moment(one)
+    memory = after_failure(CHECKED, by_token, "no route to host", T0)
+    assert plan(facts, memory, T0).action is None
+    assert plan(facts, memory, T0 + timedelta(seconds=2)).action == by_token
+    memory = replace(memory, bundle_checked_at=due)
+    assert plan(facts, memory, due).action == Obtain(Way.CERTIFICATE, 1)
+    # Yet another token is not kept waiting by what became of this one.
+    assert plan(replace(facts, token="newer"), memory, T0).action == replace(
+        by_token, token="newer"
+    )
+
+
+def test_certificate_that_fails_in_tls_gives_way_to_a_token_in_turns() -> None:
+    one = generation()
+    facts = in_place(one, pending=Pending("node", "next"), token="seen")
+    at = renewal_moment(one)
+    memory = replace(CHECKED, token_seen="seen")
+    ways = []
+    for _ in range(4):
+        memory = replace(memory, bundle_checked_at=at)
+        action = plan(facts, memory, at).action
+        assert isinstance(action, Obtain)
+        ways.append(action.way)
+        untrusted = action.way is Way.CERTIFICATE
+        memory = after_failure(memory, action, "TLS", at, untrusted=untrusted)
+        at += timedelta(minutes=10)
+    assert ways == [Way.CERTIFICATE, Way.TOKEN] * 2
+
+
+def test_node_on_its_deny_list_is_an_alarm_with_the_remedy_of_its_way() -> None:
+    facts = in_place(generation(), denied=True)
+    decision = plan(facts, CHECKED, T0)
+    assert (decision.action, decision.level) == (None, Level.ALARM)
+    assert "deny-list" in decision.reason and "ovn-ipsec-ca token node" in decision.reason
+    decision = plan(replace(facts, ways=frozenset({Way.DIRECTORY})), CHECKED, T0)
+    assert decision.action is None and "sign its new request" in decision.reason
+
+
+def test_node_on_its_deny_list_asks_in_kubernetes_whether_it_is_admitted_again() -> None:
+    facts = in_place(generation(), denied=True, ways=KUBERNETES)
+    decision = plan(facts, CHECKED, T0)
+    assert decision.action == Prepare("node") and "admit node" in decision.reason
+    # The list that is there now may be older than the certificate.
+    renewed = replace(CHECKED, pointed_since=T0 - timedelta(minutes=4))
+    assert plan(facts, renewed, T0).action is None
+    assert plan(facts, renewed, T0 + timedelta(minutes=1)).action == Prepare("node")
+
+
 def test_spent_request_is_forgotten_and_the_last_two_identities_are_kept() -> None:
     facts = in_place(*(generation(number) for number in (1, 2, 3, 4)))
     facts = replace(facts, pending=Pending("node", "key 4"), damaged=(0, 9))
