@@ -8,6 +8,7 @@ Who may write to the directory decides whom this node trusts.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from hashlib import sha256
@@ -17,6 +18,7 @@ from cryptography import x509
 
 from ovn_ipsec.errors import BusyError, EnrolmentError
 from ovn_ipsec.identity.certificates import (
+    fingerprint,
     load_certificate,
     load_roots,
     public_key_hash,
@@ -25,6 +27,8 @@ from ovn_ipsec.identity.certificates import (
     roots_among,
 )
 from ovn_ipsec.identity.est import Credentials, Lists, Roots
+
+_LOG = logging.getLogger(__name__)
 
 BUNDLE = "bundle.pem"
 CRL = "crl.pem"
@@ -57,8 +61,20 @@ class DropDirectory:
             raise BusyError(f"{answer}: is for an earlier request; sign {request}", _LOOK_S)
         return certificate
 
+    def forget(self, name: str) -> None:
+        """Remove the request, which is answered or given up.
+
+        After a switch of roots it would be signed again, and the authority would take that for a
+        renewal. A failure is told and no more: the identity is in order.
+        """
+        request = self._directory / f"{name}.csr"
+        try:
+            request.unlink(missing_ok=True)
+        except OSError as error:
+            _LOG.warning("%s: cannot be removed: %s; remove it", request, error.strerror)
+
     def roots(self) -> Roots:
-        """Whom to trust. Raises BusyError until they are there, EnrolmentError."""
+        """The roots, the one that signs first. Raises BusyError until they are there."""
         path = self._directory / BUNDLE
         found = _content(path)
         if found is None:
@@ -66,7 +82,7 @@ class DropDirectory:
         roots = roots_among(load_roots(found))
         if not roots:
             raise EnrolmentError(f"{path}: holds no root")
-        return Roots(roots, None)
+        return Roots(roots, fingerprint(roots[0]))
 
     def lists(self, own: Credentials, known: str | None) -> Lists | None:
         """The CRLs. None: there are no others than those of the tag, or none at all."""

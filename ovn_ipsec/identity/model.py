@@ -97,6 +97,8 @@ class Prepare:
 class DropPending:
     """Forget the waiting key and request."""
 
+    name: str
+
 
 @dataclass(frozen=True, slots=True)
 class Obtain:

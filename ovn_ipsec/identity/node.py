@@ -232,7 +232,9 @@ class Enrolment:
             case Prepare(name):
                 key = make_key(self._key_kind)
                 generations.keep_pending(key, make_request(key, name))
-            case DropPending():
+            case DropPending(name):
+                if isinstance(self._parts.courier, DropDirectory):
+                    self._parts.courier.forget(name)
                 generations.drop_pending()
             case Prune(numbers):
                 for number in numbers:

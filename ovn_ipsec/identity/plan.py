@@ -123,7 +123,7 @@ class _Planner:
             return None
         spent = current is not None and pending.public_key == current.public_key
         other = pending.name.lower() != (self._facts.chassis_id or "").lower()
-        return self._when_due(DropPending()) if spent or other else None
+        return self._when_due(DropPending(pending.name)) if spent or other else None
 
     def _prune(self) -> Action | None:
         """Only once OVSDB names the current one, so that nobody reads what is deleted."""
@@ -227,7 +227,7 @@ class _Planner:
         if current is None:
             return None
         moment = renewal_moment(current)
-        if Way.KUBERNETES in self._facts.ways and self._bundle_is_news(current):
+        if Way.CERTIFICATE not in self._facts.ways and self._bundle_is_news(current):
             moment = min(moment, self._spread(current, self._memory.pointed_since or self._now))
         since = self._memory.signing_root_since
         if since is not None and self._memory.signing_root not in (None, current.issuer):
@@ -242,7 +242,8 @@ class _Planner:
     def _bundle_is_news(self, current: Generation) -> bool:
         """A roll-over's bundle came after the certificate.
 
-        A signer in Kubernetes learns from a certificate issued since that this node has it.
+        Who signs in Kubernetes or for a directory learns from a certificate issued since that this
+        node has it.
         """
         return current.roots > 1 and any(
             each.public_key == current.public_key and each.bundle_digest != current.bundle_digest

@@ -17,6 +17,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from ca.directory import sign_directory
+from ca.errors import RolloverError
 from ca.est_tls import TlsMaterial
 from ca.requests import bundle_digest, crls_pem
 from ovn_ipsec import cli
@@ -530,6 +532,63 @@ def test_fault_in_a_step_is_logged_once_and_tried_again(
     run(enrolment, node.clock, wait)
     generations.close()
     assert caplog.text.count("a fault") == 2 and pauses[:2] == [60, 60]
+
+
+def test_roll_over_keeps_a_node_of_a_directory_and_waits_for_it(tmp_path: Path) -> None:
+    desk, drop = RealDesk(tmp_path / "ca"), tmp_path / "drop"
+    drop.mkdir()
+    node = Node(tmp_path / "id", "", PlayedDatabase({"system-id": "apart"}), drop=drop)
+    generations = Generations(node.directory)
+    enrolment = node.opened(generations)
+
+    def pass_hours(hours: int) -> None:
+        for _ in range(6 * hours):
+            while enrolment.step().action is not None:
+                pass
+            sign_directory(desk, drop, drop, replace=True)
+            node.offset += dt.timedelta(minutes=10)
+            desk._offset = node.offset
+
+    pass_hours(1)
+    first = node.certificate()
+    assert not (drop / "apart.csr").exists(), "it would be signed again"
+    desk.roll_over()
+    sign_directory(desk, drop, drop, replace=True)
+    with pytest.raises(RolloverError, match="apart"):
+        desk.switch()
+    pass_hours(4)
+    second = node.certificate()
+    assert second.public_key() != first.public_key() and len(node.roots()) == 2
+    desk.switch()
+    sign_directory(desk, drop, drop, replace=True)
+    with pytest.raises(RolloverError, match="apart"):
+        desk.retire()
+    pass_hours(4)
+    assert node.certificate().public_key() != second.public_key()
+    desk.retire()
+    pass_hours(4)
+    assert node.roots() == desk.bundle()
+    check_whole(node)
+    generations.close()
+
+
+def test_request_stays_in_the_directory_until_its_certificate_is_installed(
+    tmp_path: Path, node: Node, desk: FakeDesk
+) -> None:
+    node.drop = tmp_path / "drop"
+    node.drop.mkdir()
+    name = node.database.external_ids["system-id"]
+    node.run(timeout_s=1)
+    request = node.drop / f"{name}.csr"
+    public = x509.load_pem_x509_csr(request.read_bytes()).public_key()
+    (node.drop / "bundle.pem").write_bytes(desk.authority.pem)
+    wrong, right = desk.leaf("other", public), desk.leaf(name, public)
+    answer = node.drop / f"{name}.crt"
+    answer.write_bytes(wrong.public_bytes(serialization.Encoding.PEM))
+    assert "common name is 'other'" in node.run(timeout_s=1).reason
+    assert request.exists()
+    answer.write_bytes(right.public_bytes(serialization.Encoding.PEM))
+    assert node.run().in_place and not request.exists()
 
 
 def test_settings_are_read_and_every_violation_is_told() -> None:

@@ -140,7 +140,7 @@ def test_identity_of_another_chassis_id_is_not_used() -> None:
     facts = in_place(generation(), chassis_id="other")
     assert plan(facts, CHECKED, T0).action == Prepare("other")
     facts = replace(facts, pending=Pending("node", "key"))
-    assert plan(facts, CHECKED, T0).action == DropPending()
+    assert plan(facts, CHECKED, T0).action == DropPending("node")
     assert plan(replace(facts, chassis_id="NODE", pending=None), CHECKED, T0).action is None
 
 
@@ -244,7 +244,7 @@ def test_node_on_its_deny_list_asks_in_kubernetes_whether_it_is_admitted_again()
 def test_spent_request_is_forgotten_and_the_last_two_identities_are_kept() -> None:
     facts = in_place(*(generation(number) for number in (1, 2, 3, 4)))
     facts = replace(facts, pending=Pending("node", "key 4"), damaged=(0, 9))
-    assert plan(facts, CHECKED, T0).action == DropPending()
+    assert plan(facts, CHECKED, T0).action == DropPending("node")
     assert plan(replace(facts, pending=None), CHECKED, T0).action == Prune((0, 1, 2))
 
 
@@ -341,7 +341,7 @@ class World:
             case Prepare(name):
                 self.keys += 1
                 self.facts = replace(facts, pending=Pending(name, f"key {self.keys}"))
-            case DropPending():
+            case DropPending(_):
                 assert facts.pending is not None
                 self.facts = replace(facts, pending=None)
             case Obtain(way, number):
@@ -433,7 +433,7 @@ def due_of(facts: Facts, memory: Memory) -> datetime:
     return renew_at
 
 
-def test_roll_overs_bundle_is_acknowledged_to_a_signer_in_kubernetes_by_a_renewal() -> None:
+def test_roll_overs_bundle_is_acknowledged_by_a_renewal_where_nothing_else_can_be_said() -> None:
     first = generation(1, public_key="key")
     both = generation(2, public_key="key", bundle_digest="both", roots=2, jitter=0.5)
     facts = in_place(first, both, ways=KUBERNETES)
@@ -443,7 +443,8 @@ def test_roll_overs_bundle_is_acknowledged_to_a_signer_in_kubernetes_by_a_renewa
     assert plan(facts, memory, due).action == Prepare("node")
     renewed = generation(3, bundle_digest="both", roots=2)
     assert due_of(in_place(both, renewed, ways=KUBERNETES), memory) > due
-    # Other ways have another acknowledgement, and the end of a roll-over needs none.
+    assert due_of(replace(facts, ways=frozenset({Way.DIRECTORY})), memory) == due
+    # EST has another acknowledgement, and the end of a roll-over needs none.
     assert due_of(replace(facts, ways=EST), memory) > due
     retired = replace(both, roots=1)
     assert due_of(in_place(first, retired, ways=KUBERNETES), memory) > due
