@@ -88,7 +88,11 @@ def enroll_parser() -> StrictParser:
     add("database", metavar="DATABASE", help="OVSDB remote, e.g. unix:FILE")
     add("--url", metavar="URL", help="the authority, https://HOST:PORT")
     add("--server-name", metavar="NAME", help="its name, when the URL's host is not in its name")
-    add("--token-file", metavar="FILE", help="join token, for the first certificate")
+    add(
+        "--token-file",
+        metavar="FILE",
+        help="join token, for the first certificate or to come back",
+    )
     add("--drop-directory", metavar="DIR", help="instead of --url: leave NAME.csr, take NAME.crt")
     _add_kubernetes_arguments(parser)
     add(
