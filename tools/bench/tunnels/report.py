@@ -128,7 +128,8 @@ def render_report(measured: dict[str, Any], command: str) -> str:
         f"`{command}`\n",
         f"{versions}. Seconds are the lab's, whose clock counts instructions: compare within a "
         "table. Each contender has the same hub, peers and cheap key exchange, in turn; `floor` "
-        "is one `addconn` of all connections and nobody who watches.\n",
+        "is one `addconn` of all connections and nobody who watches. Where half of all are "
+        "dead, as many dead peers stand beside those that the table counts.\n",
         "![time and load by number of peers](tunnels.png)\n",
         "![rekeys by the minute](rekeys.png)\n",
     ]
