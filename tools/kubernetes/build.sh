@@ -18,16 +18,9 @@ install_packages() {
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] ||
         missing="$missing debian-archive-keyring"
     [ -n "$missing" ] || exit 0
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        echo "Install these Debian packages first:$missing" >&2
-        exit 1
-    fi
-    echo "kubernetes: installing$missing" >&2
-    apt-get update -qq
-    # The package starts a service where there is an init to start it; ours runs on other ports.
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing \
-        >/dev/null
+    # etcd's starts a service where there is an init to start it; ours runs on other ports.
+    # shellcheck disable=SC2086  # a word is a package
+    "$(dirname "$0")/../install-packages.sh" kubernetes $missing
 }
 
 # Debian 12's archive in an apt state of our own: the machine's is not touched.

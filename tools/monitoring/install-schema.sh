@@ -3,15 +3,7 @@
 # versions that schema/package-lock.json pins. It is made below the cache once per content.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-if ! command -v npm >/dev/null; then
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        echo "Install these Debian packages first: nodejs npm" >&2
-        exit 1
-    fi
-    echo "monitoring: installing nodejs npm" >&2
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null
-fi
+command -v npm >/dev/null || "$here/../install-packages.sh" monitoring nodejs npm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ovn-ipsec/dashboard-schema
 name=$(cat "$here/schema/package.json" "$here/schema/package-lock.json" | sha256sum | cut -c1-16)
 if [ ! -d "$cache/$name" ]; then

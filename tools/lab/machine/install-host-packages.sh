@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what this machine lacks, if it is Debian or a relative and we are root.
+# Installs what the lab needs and this machine lacks.
 #   install-host-packages.sh [venv]    with `venv` only what a Python environment needs
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
@@ -14,11 +14,5 @@ if [ "${1:-lab}" = lab ]; then
         missing="$missing debian-archive-keyring"
 fi
 [ -n "$missing" ] || exit 0
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "Install these Debian packages first:$missing" >&2
-    exit 1
-fi
-echo "lab: installing$missing" >&2
-apt-get update -qq
-# shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+# shellcheck disable=SC2086  # a word is a package
+exec "$(dirname "$0")/../../install-packages.sh" lab $missing
