@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import re
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from ovn_ipsec.errors import EnrolmentError
 from ovn_ipsec.identity.model import Generation, KeyKind
+from ovn_ipsec.model import deny_list
 from ovn_ipsec.model.conns import Secret
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -24,9 +26,6 @@ _CHASSIS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """What the agent takes as a name, too."""
 
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
-
-_DENIED_NAMES = x509.ObjectIdentifier("2.25.225450601092314812325761805458760574043")
-"""docs/ca.md: a UTF8String, names in lower case, one a line."""
 
 _UNREADABLE = (
     ValueError,
@@ -211,20 +210,9 @@ def denied_names(pem: bytes) -> frozenset[str]:
     """Whom a text of CRLs cuts off, in lower case. Lists that cannot be read name nobody."""
     found: set[str] = set()
     for block in _CRL_BLOCK.findall(pem):
-        try:
-            extensions = x509.load_pem_x509_crl(block).extensions
-            value = extensions.get_extension_for_oid(_DENIED_NAMES).value
-        except (*_UNREADABLE, x509.ExtensionNotFound):
-            continue
-        if isinstance(value, x509.UnrecognizedExtension):
-            found.update(_utf8_string(value.value).decode("utf-8", "replace").split("\n"))
-    return frozenset(found - {""})
-
-
-def _utf8_string(der: bytes) -> bytes:
-    """What a DER string holds, which nothing follows: its length is that of what is there."""
-    counted = der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0
-    return der[2 + counted :]
+        with contextlib.suppress(*_UNREADABLE):
+            found |= deny_list.denied_names(x509.load_pem_x509_crl(block).extensions)
+    return frozenset(found)
 
 
 def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:

@@ -12,13 +12,10 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from ovn_ipsec.model.deny_list import denied_names
 from ovn_ipsec.model.facts import CertificateFact
 from ovn_ipsec.sources.pem import UNREADABLE, PemProblem
 
-DENIED_NAMES = x509.ObjectIdentifier("2.25.225450601092314812325761805458760574043")
-"""The extension that names revoked nodes: a DER UTF8String, names in lower case, one a line."""
-
-_UTF8_STRING = 0x0C
 _PEM_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _DAMAGED = "holds a CRL that cannot be read; check `openssl crl`"
 
@@ -107,7 +104,7 @@ def _read_list(data: bytes) -> RevocationList:
             number=_number(extensions),
             this_update=crl.last_update_utc,
             next_update=crl.next_update_utc,
-            denied=_denied_names(extensions),
+            denied=denied_names(extensions),
             serials=frozenset(entry.serial_number for entry in crl),
         )
     except (*UNREADABLE, TypeError) as error:
@@ -119,27 +116,3 @@ def _number(extensions: x509.Extensions) -> int:
         return extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
         return -1
-
-
-def _denied_names(extensions: x509.Extensions) -> frozenset[str]:
-    try:
-        value = extensions.get_extension_for_oid(DENIED_NAMES).value
-    except x509.ExtensionNotFound:
-        return frozenset()
-    if not isinstance(value, x509.UnrecognizedExtension):
-        raise PemProblem(_DAMAGED)
-    lines = _utf8_string(value.value).split("\n")
-    return frozenset(line.strip().lower() for line in lines if line.strip())
-
-
-def _utf8_string(der: bytes) -> str:
-    """The content of a DER UTF8String that fills ``der``. Raises ValueError."""
-    if len(der) < 2 or der[0] != _UTF8_STRING:
-        raise ValueError("not a UTF8String")
-    size, start = der[1], 2
-    if size & 0x80:
-        start += size & 0x7F
-        size = int.from_bytes(der[2:start], "big")
-    if len(der) != start + size:
-        raise ValueError("a UTF8String of another length")
-    return der[start:].decode()

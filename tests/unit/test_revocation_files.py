@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ovn_ipsec.model.deny_list import DENIED_NAMES
 from ovn_ipsec.model.facts import NodeFact, RevocationFact
 from ovn_ipsec.sources.certificates import CRL_CHECK_S, CertificateFiles, CredentialPaths
-from ovn_ipsec.sources.crl import DENIED_NAMES, revocation_file, signer
+from ovn_ipsec.sources.crl import revocation_file, signer
 from ovn_ipsec.sources.pem import PemProblem, certificate_fact
 from tools.lab.pki import Authority, KeyType, self_signed
 
