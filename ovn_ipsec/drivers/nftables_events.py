@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import Collection, Iterator
 
 from ovn_ipsec.drivers.nftables_rules import HELD_TABLE, TABLE
 from ovn_ipsec.errors import DriverError
+from ovn_ipsec.model.netlink import ATTRIBUTE, HEADER, pieces
 
 _NETLINK_NETFILTER = 12
 _GROUP_NFTABLES = 7
@@ -18,9 +18,7 @@ _NEWGEN = 15  # "a transaction ended": its first attribute is a number, not a ta
 _NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, ... alike
 _ATTRIBUTE_TYPE = 0x3FFF
 _BUFFER_BYTES = 1 << 16
-_HEADER = struct.Struct("=IHHII")
 _GENMSG_BYTES = 4
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 class GuardEvents:
@@ -84,23 +82,8 @@ class GuardEvents:
 
 def table_names(data: bytes) -> Iterator[bytes]:
     """The table that each nf_tables message of a datagram is about (netlink(7))."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            return
-        end = min(at + length, len(data))
+    for kind, body in pieces(data, HEADER):
         if kind >> 8 == _SUBSYS_NFTABLES and kind & 0xFF != _NEWGEN:
-            yield from _names(data[at + _HEADER.size + _GENMSG_BYTES : end])
-        at += (length + 3) & ~3
-
-
-def _names(attributes: bytes) -> Iterator[bytes]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, at)
-        if length < _ATTRIBUTE.size:
-            return
-        if kind & _ATTRIBUTE_TYPE == _NAME:
-            yield attributes[at + _ATTRIBUTE.size : at + length].rstrip(b"\0")
-        at += (length + 3) & ~3
+            for attribute, value in pieces(body[_GENMSG_BYTES:], ATTRIBUTE):
+                if attribute & _ATTRIBUTE_TYPE == _NAME:
+                    yield value.rstrip(b"\0")

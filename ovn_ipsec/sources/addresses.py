@@ -5,18 +5,17 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ovn_ipsec.errors import SourceError
+from ovn_ipsec.model.netlink import ATTRIBUTE, HEADER, pieces
 
 _ANY_PORT = 6081
 """Only for routing rules that look at ports."""
 
-# linux/netlink.h, linux/rtnetlink.h
-_HEADER = struct.Struct("=IHHII")
+# linux/rtnetlink.h
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 _REQUEST = 1
 _NEW_ROUTE, _GET_ROUTE = 24, 26
 _UNICAST, _LOCAL = 1, 2
@@ -35,24 +34,12 @@ def _request(
     body += _attribute(_RTA_DPORT, _ANY_PORT.to_bytes(2, "big"))
     if interface:
         body += _attribute(_RTA_OIF, struct.pack("=I", interface))
-    return _HEADER.pack(_HEADER.size + len(body), _GET_ROUTE, _REQUEST, 1, 0) + body
+    return HEADER.pack(HEADER.size + len(body), _GET_ROUTE, _REQUEST, 1, 0) + body
 
 
 def _attribute(name: int, value: bytes) -> bytes:
     padding = bytes(-len(value) % 4)
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), name) + value + padding
-
-
-def _pieces(data: bytes, head: struct.Struct) -> Iterator[tuple[int, bytes]]:
-    """Netlink's packing: length and kind in the head, the next piece at a multiple of four."""
-    offset = 0
-    while offset + head.size <= len(data):
-        fields = head.unpack_from(data, offset)
-        length = fields[0]
-        if length < head.size:
-            return
-        yield fields[1], data[offset + head.size : offset + length]
-        offset += (length + 3) & ~3
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), name) + value + padding
 
 
 def _source_address(kernel: socket.socket, text: str) -> str | None:
@@ -81,10 +68,10 @@ class _Route(NamedTuple):
 
 def _route(kernel: socket.socket, request: bytes) -> _Route | None:
     kernel.sendto(request, (0, 0))
-    for kind, body in _pieces(kernel.recv(_REPLY_BYTES), _HEADER):
+    for kind, body in pieces(kernel.recv(_REPLY_BYTES), HEADER):
         if kind == _NEW_ROUTE:
             fields = _ROUTE.unpack_from(body)
-            attributes = dict(_pieces(body[_ROUTE.size :], _ATTRIBUTE))
+            attributes = dict(pieces(body[_ROUTE.size :], ATTRIBUTE))
             return _Route(fields[7], fields[1], attributes.get(_RTA_PREFSRC))
     return None
 

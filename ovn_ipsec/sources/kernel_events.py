@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
 from enum import Enum
 
 from ovn_ipsec.errors import SourceError
+from ovn_ipsec.model.netlink import HEADER, pieces
 
 
 class KernelEvent(Enum):
@@ -27,12 +27,11 @@ class KernelEvent(Enum):
     ACQUIRE = "packet waits for a security association"
 
 
-# linux/netlink.h, linux/rtnetlink.h, linux/xfrm.h. Groups are numbers here, n for bit n - 1.
+# linux/rtnetlink.h, linux/xfrm.h. Groups are numbers here, n for bit n - 1.
 _NETLINK_ROUTE = 0
 _NETLINK_XFRM = 6
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
-_HEADER = struct.Struct("=IHHII")
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 8 << 20
 """Some 2 KB a message: hundreds of tunnels may come up while the loop is at its work."""
@@ -108,16 +107,8 @@ class _Channel:
                 seen.update(self._kinds(data))
 
     def _kinds(self, data: bytes) -> set[KernelEvent]:
-        kinds = set()
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-            if length < _HEADER.size:
-                break
-            if kind in self.events:
-                kinds.add(self.events[kind])
-            offset += (length + 3) & ~3
-        return kinds
+        heard = (kind for kind, _ in pieces(data, HEADER))
+        return {self.events[kind] for kind in heard if kind in self.events}
 
 
 class KernelEvents:

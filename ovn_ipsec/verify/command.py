@@ -58,10 +58,11 @@ def run_verify(argv: Sequence[str], rundir: Path, program: str, out: TextIO) -> 
     before = guard.counters()
     live = guard.live_guard()
     exempt = live.exempt if live is not None else frozenset[GuardTuple]()
-    ports = TUNNEL_PORTS | tunnel_ports(read_policies()) | guarded_ports(live)
+    policies = read_policies()
+    ports = TUNNEL_PORTS | tunnel_ports(policies) | guarded_ports(live)
     peers = {row.address for row in overview.rows}
     known = peers | {entry.remote for entry in exempt}
-    prober = Prober(probe_ways(read_policies(), peers), flags.seconds) if flags.probe else None
+    prober = Prober(probe_ways(policies, peers), flags.seconds) if flags.probe else None
     try:
         captured = capture(known, ports, flags.seconds, read_addresses())
     finally:

@@ -12,17 +12,16 @@ from ipaddress import ip_address
 
 from ovn_ipsec.errors import ObservationError
 from ovn_ipsec.model.conns import KernelPolicy, KernelState
+from ovn_ipsec.model.netlink import ATTRIBUTE, HEADER, pieces
 
 _NETLINK_ROUTE, _NETLINK_XFRM = 0, 6
 _GETADDR, _NEWADDR = 22, 20
-# struct ifaddrmsg, and the attributes behind it.
+# struct ifaddrmsg.
 _ADDRESS_HEADER = struct.Struct("=BBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _GETSA, _GETPOLICY, _NEWSA, _NEWPOLICY = 18, 21, 16, 19
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP = 0x301
-_HEADER = struct.Struct("=IHHII")
 # struct xfrm_selector: daddr, saddr, dport, dport mask, sport, sport mask, family, prefixlen_d,
 # prefixlen_s, proto; then ifindex and user. Ports are in network order, the rest in the host's.
 _SELECTOR = struct.Struct("=16s16s2s2s2s2sHBBB3xiI")
@@ -61,13 +60,7 @@ def parse_address(body: bytes) -> str | None:
     family = body[0]
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    found, offset = {}, _ADDRESS_HEADER.size
-    while offset + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind] = body[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
+    found = dict(pieces(body[_ADDRESS_HEADER.size :], ATTRIBUTE))
     own = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
     return None if own is None else _address(own, family)
 
@@ -115,10 +108,10 @@ def _dump(request: int, answer: int, family: int = _NETLINK_XFRM) -> Iterator[by
             netlink.settimeout(_WAIT_S)
             netlink.bind((0, 0))
             body = bytes(64)  # of either request's own structure, which a dump does not look at
-            head = _HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, 1, 0)
+            head = HEADER.pack(HEADER.size + len(body), request, _REQUEST_DUMP, 1, 0)
             netlink.send(head + body)
             while True:
-                for kind, data in _messages(netlink.recv(_READ_BYTES)):
+                for kind, data in pieces(netlink.recv(_READ_BYTES), HEADER):
                     if kind == _DONE:
                         return
                     if kind == _ERROR:
@@ -131,13 +124,3 @@ def _dump(request: int, answer: int, family: int = _NETLINK_XFRM) -> Iterator[by
         raise ObservationError(
             f"the kernel's {_WHAT[family]} cannot be read: {why}; are you root?"
         ) from error
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            return
-        yield kind, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
