@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ovn_ipsec.agent.clock import wall_clock
@@ -28,8 +28,6 @@ REBUILD_S = 60.0
 ROUTE_SETTLE_S = 1.0
 """A route that goes and comes back meanwhile changes nothing: another source address would have
 every tunnel without `local_ip` replaced, and replaced back."""
-
-
 STILL_CLOSED_S = 300.0
 """A row leaves OVSDB before vswitchd has taken its tunnel from the datapath, which goes on sending
 by its flows: for milliseconds, or until a vswitchd that is being restarted is back."""
@@ -57,8 +55,8 @@ class Wanted:
         """When to look addresses up again; None while no route has changed."""
         self._sources_of_routes: dict[str, str | None] = {}
         self._rows = TunnelRows()
-        self._closed_until_s: dict[GuardPort | GuardTuple, float] = {}
-        """What rows have closed in the guard, each until a while after its row was last there."""
+        self._still_closed_until_s: dict[GuardPort | GuardTuple, float] = {}
+        """What rows that are gone had closed in the guard."""
         self._built: tuple[object, float, Desired] | None = None
         """What it was built from, when it is stale, and the result."""
 
@@ -103,19 +101,10 @@ class Wanted:
         )
         records = {} if isinstance(installed, Unobserved) else installed
         incumbents = {name: each.peer_name for name, each in records.items()}
-        if self._built is None and guard is not None:
-            # The last run's. Ports may have been the operator's choice, which may have changed.
-            self._note_closed(guard.closed_peers)
-        desired = self._build(facts, incumbents, credentials)
-        self._note_closed(desired.closed_by_rows)
+        desired = self._build(facts, incumbents, credentials, guard)
         if not self._ovsdb.problem:
             return desired
         return replace(desired, problems=(*desired.problems, self._ovsdb.problem))
-
-    def _note_closed(self, entries: Collection[GuardPort | GuardTuple]) -> None:
-        if entries:
-            until_s = time.monotonic() + STILL_CLOSED_S
-            self._closed_until_s |= dict.fromkeys(entries, until_s)
 
     def _read_files(self) -> PkiFact:
         now = time.monotonic()
@@ -129,20 +118,32 @@ class Wanted:
         facts: Facts,
         incumbents: Mapping[str, str | None],
         credentials: tuple[InstalledCredential, ...],
+        guard: Guard | None,
     ) -> Desired:
+        timeless = (replace(facts, now=None), incumbents, credentials)
         now = time.monotonic()
-        until_s = self._closed_until_s
-        self._closed_until_s = {entry: at for entry, at in until_s.items() if now < at}
-        still_closed = frozenset(self._closed_until_s)
-        timeless = (replace(facts, now=None), incumbents, credentials, still_closed)
         if self._built is None or self._built[0] != timeless or now >= self._built[1]:
+            before = self._closed_by_rows(guard)
+            kept = {entry: at for entry, at in self._still_closed_until_s.items() if now < at}
             desired = build(
                 facts,
                 self._policy,
                 incumbents=incumbents,
                 installed=credentials,
                 rows=self._rows,
-                still_closed=still_closed,
+                still_closed=before | kept.keys(),
             )
-            self._built = (timeless, now + REBUILD_S, desired)
+            closed = kept | dict.fromkeys(before, now + STILL_CLOSED_S)
+            until_s = {
+                entry: at for entry, at in closed.items() if entry not in desired.closed_by_rows
+            }
+            self._still_closed_until_s = until_s
+            self._built = (timeless, min([now + REBUILD_S, *until_s.values()]), desired)
         return self._built[2]
+
+    def _closed_by_rows(self, guard: Guard | None) -> frozenset[GuardPort | GuardTuple]:
+        """As of the last build; at first those of the last run."""
+        if self._built is not None:
+            return self._built[2].closed_by_rows
+        # Its ports may have been the operator's choice, which may have changed.
+        return guard.closed_peers if guard is not None else frozenset()
