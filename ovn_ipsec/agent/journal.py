@@ -24,7 +24,8 @@ from ovn_ipsec.model.steps import (
 _log = logging.getLogger(__name__)
 
 LINES_AT_ONCE = 20
-"""More changes of one kind than this in one tick become one line with a count."""
+"""More changes of one kind than this in one tick become one line with a count, or, where every
+name has to be in the log, lines of so many."""
 BRINGING_UP_AFTER_S = 15.0
 _PASSING = frozenset({CauseCode.INSTALLING, CauseCode.NEGOTIATING, CauseCode.UNKNOWN})
 """Nothing to tell anybody, or not yet."""
@@ -93,11 +94,16 @@ class Journal:
         self._tunnels = tunnels
 
     def _note_rows(self, tunnels: dict[str, TunnelStatus]) -> None:
-        # Never summed up: scripts wait for each of these lines.
-        for name in sorted(tunnels.keys() - self._tunnels.keys()):
-            _log.info("Tunnel %s appeared in OVSDB", name)
-        for name in sorted(self._tunnels.keys() - tunnels.keys()):
-            _log.info("Tunnel %s disappeared from OVSDB", name)
+        # Never summed up: scripts wait for these words with each name. But hundreds share lines:
+        # to put one together takes python-ovs as long as we take to look at a tunnel.
+        for names, what in (
+            (tunnels.keys() - self._tunnels.keys(), "appeared in OVSDB"),
+            (self._tunnels.keys() - tunnels.keys(), "disappeared from OVSDB"),
+        ):
+            said = [f"Tunnel {name} {what}" for name in sorted(names)]
+            together = LINES_AT_ONCE if len(said) > LINES_AT_ONCE else 1
+            for start in range(0, len(said), together):
+                _log.info("%s", ", ".join(said[start : start + together]))
 
     def _note_states(self, tunnels: dict[str, TunnelStatus], now_s: float) -> None:
         went_up: list[str] = []

@@ -23,8 +23,10 @@ many tunnels come up at once the core belongs to pluto, not to whoever watches i
 REST_UNFOLLOWED_S = 0.5
 """At most this when rows changed that only a look can follow."""
 PUT_OFF_S = 3.0
+PUT_OFF_SHARE = 2
 """Rows that change all the time keep the loop from looking at everything, or from the end of a
-look, for so long at most."""
+look, for so long at most, or so many times as long as the last pass, if that is more: right after
+hundreds of tunnels were loaded the core is theirs."""
 STUMBLE_REST_S = 1.0
 
 
@@ -154,7 +156,7 @@ class Pace:
         at = self._due_at
         if self._news_at is not None:
             soon = max(self._news_at + SETTLE_S, self._ended_at + self._rest_s)
-            at = min(at, soon, self._news_at + PUT_OFF_S)
+            at = min(at, soon, self._news_at + self._put_off_s())
         if self._calm_at is not None:
             rest_s = min(CALM_REST_SHARE * self._took_s, CALM_REST_MOST_S)
             at = min(at, max(self._calm_at + SETTLE_S, self._ended_at + rest_s))
@@ -169,6 +171,8 @@ class Pace:
         if self._news_at is None:
             self._news_at = now
 
-    @staticmethod
-    def _put_off(since: float | None, now: float) -> bool:
-        return since is not None and now >= since + PUT_OFF_S
+    def _put_off(self, since: float | None, now: float) -> bool:
+        return since is not None and now >= since + self._put_off_s()
+
+    def _put_off_s(self) -> float:
+        return max(PUT_OFF_S, PUT_OFF_SHARE * self._took_s)

@@ -7,7 +7,7 @@ understood at any time: a log outlives the pluto that wrote it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -51,7 +51,8 @@ _LINE = re.compile(
 
 _INIT = r"(?:STATE_V2_PARENT_I1|IKE_SA_INIT_I)"
 _AUTH = r"(?:STATE_V2_PARENT_I2|IKE_AUTH_I)"
-_PATTERNS: tuple[tuple[str, re.Pattern[str] | None, Symptom | Success], ...] = (
+_Pattern = tuple[str, re.Pattern[str] | None, Symptom | Success]
+_PATTERNS: tuple[_Pattern, ...] = (
     # A word that the line holds, then what the detail is taken from: the first group.
     # Waits are 0.5, 1, 2, 4, 8 s: only a silence of 3.5 s is one.
     ("retransmission; will wait", re.compile(rf"{_INIT}: .* wait [48] s"), Symptom.SILENT),
@@ -152,7 +153,11 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str] | None, Symptom | Success], ...] = (
 
 def parse_line(line: str) -> LogEvent | None:
     """What a line tells of a connection or a peer; None when nothing that matters."""
-    for word, pattern, what in _PATTERNS:
+    return _parse(line, _PATTERNS)
+
+
+def _parse(line: str, patterns: Iterable[_Pattern]) -> LogEvent | None:
+    for word, pattern, what in patterns:
         if word not in line:
             continue
         match = _LINE.match(line)
@@ -168,9 +173,12 @@ def parse_line(line: str) -> LogEvent | None:
     return None
 
 
-def learn(evidence: Evidence, lines: Iterable[str], now_s: float) -> Evidence:
+def learn(evidence: Evidence, lines: Sequence[str], now_s: float) -> Evidence:
     """The evidence after these lines too, read at ``now_s``."""
-    events = [event for event in map(parse_line, lines) if event is not None]
+    # Thousands of lines hold few of the words, as long as all goes well.
+    text = "\n".join(lines)
+    patterns = [pattern for pattern in _PATTERNS if pattern[0] in text]
+    events = [event for line in lines if (event := _parse(line, patterns)) is not None]
     if not events:
         return evidence
     failures = dict(evidence.failures)

@@ -9,10 +9,11 @@ every connection of every file that it includes.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import ip_address
 
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
@@ -186,8 +187,8 @@ def _ends(text: str) -> Ends:
     try:
         protocol, _, port = values["leftprotoport"].partition("/")
         port = port or values["rightprotoport"].partition("/")[2]
-        local, remote = ipaddress.ip_address(values["left"]), ipaddress.ip_address(values["right"])
-        return Ends(Protocol(protocol), int(port) if port else None, str(local), str(remote))
+        local, remote = _canonical(values["left"]), _canonical(values["right"])
+        return Ends(Protocol(protocol), int(port) if port else None, local, remote)
     except (KeyError, ValueError) as error:
         raise DriverError("its connections are damaged") from error
 
@@ -214,12 +215,18 @@ def _protoport(protocol: Protocol, port: int | None) -> str:
 
 def _address(tunnel: str, text: str) -> str:
     try:
-        address = ipaddress.ip_address(text)
+        address = _canonical(text)
     except ValueError as error:
         raise DriverError(f"tunnel {tunnel}: {text!r} is not a numeric address") from error
     if "%" in text:
         raise DriverError(f"tunnel {tunnel}: {text!r}: libreswan takes no address with a zone")
-    return str(address)
+    return address
+
+
+@lru_cache(maxsize=4096)
+def _canonical(text: str) -> str:
+    """An address is written several times for each tunnel. Raises ValueError: it is none."""
+    return str(ip_address(text))
 
 
 def _identity(tunnel: str, name: str) -> str:

@@ -119,7 +119,7 @@ class TunnelStatus:
     unanswered_since_s: float | None = None
     """pluto has waited for the peer's first reply since then; None: it does not wait."""
     silent_at_s: float | None = None
-    """When it had last waited for long (``status.snapshot.SILENCE_S``)."""
+    """When it had last waited for long (``status.tunnel.SILENCE_S``)."""
     lost_at_s: float | None = None
     """When it ceased to be encrypted; None: it is, or has not been since the agent started."""
     refused_at_s: float | None = None

@@ -21,7 +21,7 @@ from ovn_ipsec.model.snapshot import (
 )
 from ovn_ipsec.settings import ReadyWhen
 from ovn_ipsec.status.json_report import JsonValue
-from ovn_ipsec.status.snapshot import SILENCE_S
+from ovn_ipsec.status.tunnel import SILENCE_S
 
 ANSWERED_FOR_S = 60.0
 """Half-open IKE SAs come and go: a peer that answered so recently still counts as answering."""

@@ -34,6 +34,23 @@ def test_missing_certificate_is_told_once_for_a_great_many_tunnels(
     assert all("no certificate" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize(
+    ("count", "lines"), [(LINES_AT_ONCE, LINES_AT_ONCE), (5 * LINES_AT_ONCE + 1, 6)]
+)
+def test_log_has_the_words_that_scripts_wait_for_with_the_name_of_each_of_many_tunnels(
+    caplog: pytest.LogCaptureFixture, count: int, lines: int
+) -> None:
+    journal = Journal()
+    with caplog.at_level(logging.INFO):
+        journal.note_snapshot(snapshot(count, None))
+        journal.note_snapshot(snapshot(0, None))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 * lines
+    for number in range(count):
+        assert sum(f"Tunnel t{number:03} appeared in OVSDB" in line for line in said) == 1
+        assert sum(f"Tunnel t{number:03} disappeared from OVSDB" in line for line in said) == 1
+
+
 def test_withdrawn_tunnel_is_told_in_one_line_with_the_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ovn_ipsec.agent.pace import (
     CALM_REST_MOST_S,
     PUT_OFF_S,
+    PUT_OFF_SHARE,
     REST_MOST_S,
     REST_SHARE,
     REST_UNFOLLOWED_S,
@@ -59,6 +60,13 @@ def test_a_changed_row_is_followed_first_and_looked_at_after_a_rest() -> None:
     assert pace.due(rest_until - 0.01) is Pass.SLEEP
     assert pace.wake_at() == pytest.approx(rest_until)
     assert pace.due(rest_until + 0.001) is Pass.LOOK
+
+
+def test_after_hundreds_of_tunnels_were_loaded_the_look_waits_for_its_whole_rest() -> None:
+    pace = at_rest()
+    pace.heard_rows(105.0)
+    followed(pace, 105.0, 107.2)
+    assert pace.wake_at() == pytest.approx(107.2 + REST_MOST_S)
 
 
 def test_a_row_that_asks_for_nothing_is_looked_at_at_once() -> None:
@@ -146,7 +154,7 @@ def test_after_a_fault_there_is_a_pause_even_if_rows_change() -> None:
     st.lists(
         st.tuples(
             st.floats(0.001, 0.5),
-            st.floats(0.001, 1.0),
+            st.floats(0.001, 5.0),
             st.booleans(),
             st.booleans(),
             st.booleans(),
@@ -158,7 +166,7 @@ def test_after_a_fault_there_is_a_pause_even_if_rows_change() -> None:
 def test_rows_that_change_all_the_time_put_no_look_off_for_long(
     turns: list[tuple[float, float, bool, bool, bool]],
 ) -> None:
-    pace, now, last_look = at_rest(), 110.0, 100.0
+    pace, now, last_look, put_off_s = at_rest(), 110.0, 100.0, PUT_OFF_S
     pace.heard_rows(now)
     unseen_since: float | None = now
     for gap, took, acted, rows, rows_meanwhile in turns:
@@ -172,6 +180,8 @@ def test_rows_that_change_all_the_time_put_no_look_off_for_long(
         now += took
         if due is Pass.FOLLOW:
             followed(pace, began, now, acted=acted)
+            if acted:
+                put_off_s = max(PUT_OFF_S, PUT_OFF_SHARE * (now - began))
             unseen_since = now if acted and unseen_since is None else unseen_since
         else:
             pace.looks(began)
@@ -179,13 +189,13 @@ def test_rows_that_change_all_the_time_put_no_look_off_for_long(
                 pace.heard_rows(now)
             if pace.breaks_off(now):
                 unseen_since = began if unseen_since is None else unseen_since
-                assert now < unseen_since + PUT_OFF_S, "no look is left for ever"
+                assert now < unseen_since + put_off_s, "no look is left for ever"
             else:
                 pace.looked(began, now, now + PERIOD_S, acted=acted)
-                last_look = now
+                last_look, put_off_s = now, max(PUT_OFF_S, PUT_OFF_SHARE * (now - began))
                 unseen_since = now if acted or rows_meanwhile else None
         if unseen_since is not None:
-            soon = max(now + SETTLE_ROWS_S, unseen_since + PUT_OFF_S)
+            soon = max(now + SETTLE_ROWS_S, unseen_since + put_off_s)
             assert pace.due(soon) is not Pass.SLEEP
-            late = max(unseen_since + PUT_OFF_S, last_look + REST_MOST_S, now + SETTLE_ROWS_S)
+            late = max(unseen_since + put_off_s, last_look + REST_MOST_S, now + SETTLE_ROWS_S)
             assert pace.due(late) is Pass.LOOK

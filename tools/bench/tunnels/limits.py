@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tools.bench.tunnels.contenders import SETTLE_S, Ours, set_stage
 from tools.bench.tunnels.database import Database
+from tools.bench.tunnels.sa_events import SaEvents
 from tools.bench.tunnels.stage import addresses, port_name
 from tools.lab.lab import Lab
 
@@ -24,8 +25,9 @@ def measure_limits(lab: Lab, peers: int, limit_s: float) -> dict[str, float]:
     keys, one for each tunnel; beside it that of one which asks pluto nothing."""
     contender = Ours()
     stage = set_stage(lab, contender, addresses(16, peers), [])
-    contender.encrypt(stage, stage.alive)
-    stage.wait_up(peers, limit_s)
+    with SaEvents(stage.hub) as events:
+        contender.encrypt(stage, stage.alive)
+        stage.wait_up(events, peers, limit_s)
     stage.hub.kill_agent(signal.SIGKILL)
     time.sleep(SETTLE_S)
     with Database(stage.hub) as database:

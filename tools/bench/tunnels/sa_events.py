@@ -31,6 +31,7 @@ class SaEvents:
 
     def __init__(self, node: Node) -> None:
         self._added: dict[str, set[int]] = {}
+        self.alive: set[int] = set()
         self.gone: set[int] = set()
         """SPIs."""
         self._socket = socket_in(node.netns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM)
@@ -63,8 +64,10 @@ class SaEvents:
             if kind == _GONE:
                 _, spi = _ID.unpack_from(messages, _HEADER.size)
                 self.gone.add(spi)
+                self.alive.discard(spi)
             elif kind in (_NEW, _UPDATED):
                 target, spi = _ID.unpack_from(messages, _HEADER.size + _SELECTOR_BYTES)
+                self.alive.add(spi)
                 remote = str(ipaddress.IPv4Address(target[:4]))
                 self._added.setdefault(remote, set()).add(spi)
             messages = messages[(length + 3) & ~3 :]

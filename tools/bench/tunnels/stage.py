@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tools.bench.tunnels.database import BRIDGE, Database
+from tools.bench.tunnels.sa_events import SaEvents
 from tools.lab.container import wait_until
 from tools.lab.lab import Lab
 from tools.lab.node import Node
@@ -90,13 +91,10 @@ class Stage:
         found = {int(line.split(" spi ")[1].split()[0], 16) for line in lines if " spi 0x" in line}
         return found - {0}
 
-    def wait_up(self, tunnels: int, timeout_s: float) -> None:
-        """Until the hub's kernel has every SA of so many tunnels."""
-        soon(
-            lambda: self.hub.sa_count() >= STATES_OF_A_TUNNEL * tunnels,
-            timeout_s,
-            f"{tunnels} tunnels up",
-        )
+    def wait_up(self, events: SaEvents, tunnels: int, timeout_s: float) -> None:
+        """Until the hub's kernel has every SA of so many tunnels, since there were none."""
+        wanted = STATES_OF_A_TUNNEL * tunnels
+        events.wait(lambda: len(events.alive) >= wanted, timeout_s, f"{tunnels} tunnels up")
 
 
 def soon(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
