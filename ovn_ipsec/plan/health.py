@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from ipaddress import ip_address
+from functools import cached_property
 
 from ovn_ipsec.model.conns import (
     ChildSa,
     InstalledTunnel,
     ObservedIke,
-    Selector,
     TunnelConfig,
     connection_name,
 )
+from ovn_ipsec.model.kernel import KernelView, canonical_address
 from ovn_ipsec.model.loaded import LoadedView
-from ovn_ipsec.model.policies import expected_policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class IkeView(LoadedView):
             sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
         }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
-        self._states = {(state.spi, _address(state.dst)) for state in ike.states}
+        self._kernel = KernelView(ike)
 
     def unoriented(self, names: Iterable[str]) -> bool:
         """Whether pluto finds neither end of one of these among this node's addresses."""
@@ -82,13 +80,13 @@ class IkeView(LoadedView):
             if not children:
                 missing.append(name)
                 continue
-            if not self._in_kernel(children[-1], config, selector):
+            if not self._kernel.has(children[-1], config.local, config.remote, selector):
                 broken.append(name)
             surplus += [
                 child.serial
                 for child in children[:-1]
                 if child.ike_serial in self._ike_serials
-                and self._in_kernel(child, config, selector)
+                and self._kernel.has(child, config.local, config.remote, selector)
             ]
             bytes_in += sum(child.bytes_in for child in children)
             bytes_out += sum(child.bytes_out for child in children)
@@ -105,24 +103,13 @@ class IkeView(LoadedView):
 
     @cached_property
     def _pairs(self) -> set[tuple[str, str]]:
-        return {(_address(state.src), _address(state.dst)) for state in self._ike.states}
+        return {
+            (canonical_address(state.src), canonical_address(state.dst))
+            for state in self._ike.states
+        }
 
     def _left(self, config: TunnelConfig, missing: int) -> bool:
-        local, remote = _address(config.local), _address(config.remote)
+        local, remote = canonical_address(config.local), canonical_address(config.remote)
         if missing < len(config.selectors()):
             return False
         return {(local, remote), (remote, local)} <= self._pairs
-
-    def _in_kernel(self, child: ChildSa, config: TunnelConfig, selector: Selector) -> bool:
-        ends = ((child.spi_in, config.local), (child.spi_out, config.remote))
-        for spi, destination in ends:
-            if spi is not None and (spi, _address(destination)) not in self._states:
-                return False
-        policies = expected_policies(config.local, config.remote, selector)
-        return all(policy in self._ike.policies for policy in policies)
-
-
-@lru_cache(maxsize=1 << 14)
-def _address(text: str) -> str:
-    """In the one canonical spelling."""
-    return str(ip_address(text))

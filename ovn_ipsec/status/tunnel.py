@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import ip_address
 
 from ovn_ipsec.model.conns import (
     ANY_LOCAL,
@@ -20,7 +19,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
-from ovn_ipsec.model.policies import expected_policies
+from ovn_ipsec.model.kernel import KernelView, canonical_address
 from ovn_ipsec.model.snapshot import ActiveConnection, Snapshot, TunnelState, TunnelStatus
 
 SILENCE_S = 3.0
@@ -31,7 +30,7 @@ and in a second when its processors are busy."""
 class Look:
     """pluto and the kernel, seen at ``now_s``, found by address or connection.
 
-    1000 tunnels must not cost 1000 scans. ``policies`` are those of ``seen``, in order.
+    ``policies`` are those of ``seen``, in order.
     """
 
     def __init__(
@@ -53,10 +52,9 @@ class Look:
         self._children: dict[str, ChildSa] = {}
         for child in sorted(seen.children, key=lambda child: child.serial):
             self._children[child.connection] = child
-        self._known = seen.policies
+        self._kernel = KernelView(seen)
         self._policies: dict[str, list[KernelPolicy]] = {}
         self._states: dict[str, list[KernelState]] = {}
-        self._spis: set[int | None] = {state.spi for state in seen.states}
         for policy in policies:
             for address in {_address(policy.src), _address(policy.dst)}:
                 self._policies.setdefault(address, []).append(policy)
@@ -71,16 +69,14 @@ class Look:
     def lost(
         self, children: Mapping[str, ChildSa], ends: Ends, expected: Mapping[str, Selector]
     ) -> frozenset[str]:
-        """Those whose states or policies the kernel has not: pluto does not notice a flush."""
+        """Those of which the kernel has not all."""
         up = {name: children[name] for name in expected if name in children}
         here = (ends.local,) if ends.local != ANY_LOCAL else self._towards(ends.remote)
         return frozenset(
             name
             for name, child in up.items()
-            if not {child.spi_in, child.spi_out} - {None} <= self._spis
-            or not any(
-                self._known.issuperset(expected_policies(local, ends.remote, expected[name]))
-                for local in here
+            if not any(
+                self._kernel.has(child, local, ends.remote, expected[name]) for local in here
             )
         )
 
@@ -264,11 +260,11 @@ def _line(child: ChildSa) -> str:
     return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 14)
 def _address(text: str) -> str:
     """Without prefix length, in the one canonical spelling; anything else as it is."""
     bare = text.partition("/")[0]
     try:
-        return str(ip_address(bare))
+        return canonical_address(bare)
     except ValueError:
         return bare

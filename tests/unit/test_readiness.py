@@ -25,7 +25,7 @@ from ovn_ipsec.model.conns import (
     connection_name,
 )
 from ovn_ipsec.model.evidence import Evidence, Failure, Symptom
-from ovn_ipsec.model.policies import expected_policies
+from ovn_ipsec.model.kernel import expected_policies
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import ReadyWhen
 from ovn_ipsec.status.causes import diagnose

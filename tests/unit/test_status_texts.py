@@ -31,7 +31,7 @@ from ovn_ipsec.model.conns import (
     Unobserved,
     WantedTunnel,
 )
-from ovn_ipsec.model.policies import expected_policies
+from ovn_ipsec.model.kernel import expected_policies
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState
 from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.report import (
@@ -318,8 +318,10 @@ def test_connection_whose_states_were_flushed_is_not_up_whatever_pluto_says() ->
     assert flushed.tunnels[0].missing == (f"{NAME}-out-1",)
     unread = snapshot(WANTED, ike=Unobserved("whack: exit 1"), previous=flushed)
     assert not unread.tunnels[0].up
-    there = tuple(KernelState(REMOTE, LOCAL, spi) for spi in (0xABC, 0xDEF))
+    there = (KernelState(REMOTE, LOCAL, 0xABC), KernelState(LOCAL, REMOTE, 0xDEF))
     assert snapshot(WANTED, ike=replace(both, states=(STATE, *there))).tunnels[0].up
+    elsewhere = (there[0], KernelState(LOCAL, "192.0.2.9", 0xDEF))  # SPIs are the receiver's own
+    assert not snapshot(WANTED, ike=replace(both, states=(STATE, *elsewhere))).tunnels[0].up
 
 
 def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() -> None:

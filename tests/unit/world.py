@@ -25,7 +25,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
-from ovn_ipsec.model.policies import expected_policies
+from ovn_ipsec.model.kernel import expected_policies
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
