@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -78,7 +78,7 @@ class Publication:
         errors = {
             name: error for name in desired.tunnels if (error := memory.error_of(name)) is not None
         }
-        problems = (*desired.problems, *memory.node_errors())
+        problems = (*desired.problems, *memory.node_errors(), *self._undropped(desired, memory))
         taken = take_snapshot(
             replace(desired, problems=problems),
             observed,
@@ -100,6 +100,13 @@ class Publication:
         )
         self.snapshot = self._diagnosis.explain(taken, generation_of(observed), seen_at_s)
         self._journal.note_snapshot(self.snapshot)
+
+    def _undropped(self, desired: Desired, memory: Memory) -> Iterator[str]:
+        """Connections that nobody wants any more, of a revoked peer even, and that stay."""
+        for name in self._records:
+            wanted, error = desired.tunnels.get(name), memory.error_of(name)
+            if error is not None and (wanted is None or wanted.withdrawn):
+                yield f"tunnel {name}: its connections are to be dropped and are not: {error}"
 
     def confirm(self, observed: Observed, seen_at_s: float, seen_at: datetime) -> None:
         """The same was seen again, so that only the reasons may be others."""

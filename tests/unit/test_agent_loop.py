@@ -27,7 +27,14 @@ from ovn_ipsec.model.conns import (
 )
 from ovn_ipsec.model.facts import NodeFact, TunnelFact
 from ovn_ipsec.model.snapshot import SaDetail, Subject, TunnelState
-from ovn_ipsec.model.steps import AddConnection, Outcome, SetGuard, StartIke, Step
+from ovn_ipsec.model.steps import (
+    AddConnection,
+    DropConnection,
+    Outcome,
+    SetGuard,
+    StartIke,
+    Step,
+)
 from ovn_ipsec.sources.certificates import CertificateFiles
 from tools.lab.container import wait_until
 
@@ -120,6 +127,8 @@ class RunningIke(Ike):
         self.meanwhile: Callable[[], None] = lambda: None
         """What happens during the next observation."""
         self.on_add: Callable[[], None] = lambda: None
+        self.stuck = ""
+        """Why connections cannot be dropped."""
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -149,7 +158,12 @@ class RunningIke(Ike):
                 self.installed[step.tunnel] = InstalledTunnel(
                     step.tunnel, 1, config.digest, config
                 )
-        return [Outcome(step) for step in steps]
+            if isinstance(step, DropConnection) and not self.stuck:
+                del self.installed[step.tunnel]
+        return [
+            Outcome(step, self.stuck if isinstance(step, DropConnection) and self.stuck else None)
+            for step in steps
+        ]
 
 
 class NoCredentials:
@@ -335,6 +349,22 @@ class TestRows:
             assert agent.request_refresh(10)
             assert agent.snapshot().unread(Subject.INSTALLED)
             assert [t.state for t in agent.snapshot().tunnels] == [TunnelState.CONFIGURED]
+
+    def test_connections_that_cannot_be_dropped_are_the_nodes_problem_until_they_are(
+        self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb
+    ) -> None:
+        ovsdb.tunnels = (_row(1), _row(2))
+        with running(agent):
+            wait_until(lambda: len(ike.installed) == 2, 10, "the tunnels")
+            ike.stuck = "pluto does not answer"
+            ovsdb.tunnels = (_row(2),)
+            wait_until(lambda: bool(agent.snapshot().problems), 10, "the problem")
+            (problem,) = agent.snapshot().problems
+            assert problem.startswith("tunnel t1: ")
+            assert ike.stuck in problem
+            ike.stuck = ""
+            wait_until(lambda: not agent.snapshot().problems, 20, "none")
+            assert "t1" not in ike.installed
 
 
 def _row(number: int) -> TunnelFact:
