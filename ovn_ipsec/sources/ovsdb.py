@@ -123,8 +123,10 @@ class _VswitchIdl(OvsdbIdl):  # type: ignore[misc]  # ovsdbapp has no types
             "Open_vSwitch": self._node_changed,
             "Port": self._port_changed,
             "Bridge": self._bridge_changed,
-        }[row._table.name]
-        handler(event, row)
+        }.get(row._table.name)
+        # That of Debian 12 (3.1) tells of the server's own table, Database, too.
+        if handler is not None:
+            handler(event, row)
 
     def _interface_changed(self, event: str, row: Any) -> None:
         fact, kind = None, _scalar(row, "type")
