@@ -2,6 +2,7 @@
 # for the lab (root, Debian or a relative) QEMU and mmdebstrap on the host. See tools/lab.
 #
 #   make check      style, types, unused code, layers, unit tests; no root; under a minute
+#   make test-oldest  the unit tests with the oldest libraries that setup.cfg promises
 #   make test       check, then contract tests and core scenarios in the lab
 #   make test-all   check, contract tests and all scenarios on every lab root, slow ones too; the real
 #                   kubelet; the signer's benchmark. Not docs, monitoring, test-web, test-kubernetes
@@ -42,7 +43,7 @@ MEMORY := $(firstword $(wildcard /dev/shm) /tmp)
 # Rewriting the tests' assertions anew in every run would take longer than most modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install check check-code check-tests format test test-all test-kubernetes test-kubelet \
+.PHONY: install check check-code check-tests format test-oldest test test-all test-kubernetes test-kubelet \
   bench-kubernetes docs test-web test-web-lab web-picture image bench contract monitoring system demo \
   lab-shell lab-build lab-host clean
 
@@ -66,11 +67,20 @@ check-tests:
 	TMPDIR=$(MEMORY) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 \
 	  -n $$(($$(nproc) + 1)) --dist worksteal tests/unit tests/arch
 
+# What setup.cfg promises of older libraries. python-ovs has its contract test instead: Debian's.
+test-oldest:
+	rm -rf build/oldest
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet $$($(PYTHON) -m tools.oldest setup.cfg) \
+	  pytest pytest-xdist hypothesis
+	TMPDIR=$(MEMORY) build/oldest/bin/python -m pytest -q -o faulthandler_timeout=0 \
+	  -n $$(($$(nproc) + 1)) --dist worksteal tests/unit
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check docs monitoring test-web test-kubernetes contract test-web-lab
+test: check test-oldest docs monitoring test-web test-kubernetes contract test-web-lab
 
 test-all: check test-kubelet bench-kubernetes
 	for root in bookworm trixie; do \
