@@ -60,12 +60,14 @@ check-code:
 	$(BIN)/vulture
 	$(BIN)/lint-imports
 
+# faulthandler starts and ends a watchdog for each test, which takes seconds. One worker more than
+# there are CPUs, as tests of deadlines wait.
+IN_PARALLEL = -q -o faulthandler_timeout=0 -n $$(($$(nproc) + 1)) --dist worksteal
+
 # Files are in memory: what the authority keeps is synced often, and a disk takes longer for that
-# than all the tests do. faulthandler starts and ends a watchdog for each test: seconds, too. One
-# worker more than there are CPUs, as tests of deadlines wait.
+# than all the tests do.
 check-tests:
-	TMPDIR=$(MEMORY) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 \
-	  -n $$(($$(nproc) + 1)) --dist worksteal tests/unit tests/arch
+	TMPDIR=$(MEMORY) $(BIN)/python -m pytest $(IN_PARALLEL) tests/unit tests/arch
 
 # What setup.cfg promises of older libraries. python-ovs has its contract test instead: Debian's.
 test-oldest:
@@ -73,8 +75,7 @@ test-oldest:
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --quiet $$($(PYTHON) -m tools.oldest setup.cfg) \
 	  pytest pytest-xdist hypothesis
-	TMPDIR=$(MEMORY) build/oldest/bin/python -m pytest -q -o faulthandler_timeout=0 \
-	  -n $$(($$(nproc) + 1)) --dist worksteal tests/unit
+	TMPDIR=$(MEMORY) build/oldest/bin/python -m pytest $(IN_PARALLEL) tests/unit
 
 format: $(STAMP)
 	$(BIN)/ruff format .

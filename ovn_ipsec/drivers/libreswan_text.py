@@ -12,8 +12,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from ipaddress import ip_address
 
 from ovn_ipsec.errors import DriverError
 from ovn_ipsec.model.conns import (
@@ -24,6 +22,7 @@ from ovn_ipsec.model.conns import (
     TunnelConfig,
     connection_name,
 )
+from ovn_ipsec.model.kernel import canonical_address
 
 HEADER = "# Written by ovn-ipsec, which overwrites changes."
 _RECORD = "# ovn-ipsec-record: "
@@ -187,7 +186,7 @@ def _ends(text: str) -> Ends:
     try:
         protocol, _, port = values["leftprotoport"].partition("/")
         port = port or values["rightprotoport"].partition("/")[2]
-        local, remote = _canonical(values["left"]), _canonical(values["right"])
+        local, remote = canonical_address(values["left"]), canonical_address(values["right"])
         return Ends(Protocol(protocol), int(port) if port else None, local, remote)
     except (KeyError, ValueError) as error:
         raise DriverError("its connections are damaged") from error
@@ -215,18 +214,12 @@ def _protoport(protocol: Protocol, port: int | None) -> str:
 
 def _address(tunnel: str, text: str) -> str:
     try:
-        address = _canonical(text)
+        address = canonical_address(text)
     except ValueError as error:
         raise DriverError(f"tunnel {tunnel}: {text!r} is not a numeric address") from error
     if "%" in text:
         raise DriverError(f"tunnel {tunnel}: {text!r}: libreswan takes no address with a zone")
     return address
-
-
-@lru_cache(maxsize=4096)
-def _canonical(text: str) -> str:
-    """An address is written several times for each tunnel. Raises ValueError: it is none."""
-    return str(ip_address(text))
 
 
 def _identity(tunnel: str, name: str) -> str:

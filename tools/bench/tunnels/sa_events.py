@@ -11,13 +11,13 @@ import struct
 import time
 from collections.abc import Callable
 
+from ovn_ipsec.model.netlink import HEADER, pieces
 from tools.lab.netns import socket_in
 from tools.lab.node import Node
 
-# linux/netlink.h, linux/xfrm.h
+# linux/xfrm.h
 _NETLINK_XFRM, _XFRMGRP_SA = 6, 4
 _NEW, _GONE, _UPDATED = 0x10, 0x11, 0x1A
-_HEADER = struct.Struct("=IHHII")
 _SELECTOR_BYTES = 56
 _ID = struct.Struct("!16sI")
 """Of an SA: where it leads to, and its SPI (struct xfrm_id)."""
@@ -59,15 +59,13 @@ class SaEvents:
                 raise TimeoutError(f"{what}: not within {timeout_s:g} s") from None
 
     def _take(self, messages: bytes) -> None:
-        while len(messages) >= _HEADER.size:
-            length, kind, *_ = _HEADER.unpack_from(messages)
+        for kind, body in pieces(messages, HEADER):
             if kind == _GONE:
-                _, spi = _ID.unpack_from(messages, _HEADER.size)
+                _, spi = _ID.unpack_from(body)
                 self.gone.add(spi)
                 self.alive.discard(spi)
             elif kind in (_NEW, _UPDATED):
-                target, spi = _ID.unpack_from(messages, _HEADER.size + _SELECTOR_BYTES)
+                target, spi = _ID.unpack_from(body, _SELECTOR_BYTES)
                 self.alive.add(spi)
                 remote = str(ipaddress.IPv4Address(target[:4]))
                 self._added.setdefault(remote, set()).add(spi)
-            messages = messages[(length + 3) & ~3 :]
