@@ -109,8 +109,8 @@ class Publication:
                 yield f"tunnel {name}: its connections are to be dropped and are not: {error}"
 
     def confirm(self, observed: Observed, seen_at_s: float, seen_at: datetime) -> None:
-        """The same was seen again, so that only the reasons may be others."""
-        again = redate(self.snapshot, seen_at_s, seen_at)
+        """The same was seen again, so that only counters and reasons may be others."""
+        again = redate(self.snapshot, observed, seen_at_s, seen_at)
         self.snapshot = self._diagnosis.explain(again, generation_of(observed), seen_at_s)
         if self.snapshot.tunnels is not again.tunnels:
             self._journal.note_causes(self.snapshot)

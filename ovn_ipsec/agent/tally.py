@@ -39,7 +39,7 @@ class Tally:
         rekeys, bytes_in, bytes_out = work.rekeys, work.bytes_in, work.bytes_out
         for name, active in now.items():
             before = self._connections.get(name)
-            if before is not None and before.add_time == active.add_time:
+            if before is not None and before.spi_in == active.spi_in:
                 # pluto may know less than before for a moment; counters never fall.
                 bytes_in += max(0, active.bytes_in - before.bytes_in)
                 bytes_out += max(0, active.bytes_out - before.bytes_out)

@@ -30,10 +30,9 @@ from ovn_ipsec.model.conns import (
     ChildSa,
     IkeSa,
     InstalledTunnel,
-    KernelPolicy,
-    KernelState,
     ObservedIke,
 )
+from ovn_ipsec.model.kernel import Kernel
 from ovn_ipsec.model.loaded import LoadedView
 from ovn_ipsec.model.snapshot import SaDetail
 from ovn_ipsec.model.steps import (
@@ -72,8 +71,10 @@ class _Seen:
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
-    policies: frozenset[KernelPolicy] | None = None
-    states: tuple[KernelState, ...] = ()
+    made_at: Mapping[int, int] = field(default_factory=dict)
+    """When child SAs were made, by serial, as pluto said it first."""
+    kernel: Kernel | None = None
+    """None: to be read."""
 
 
 class Libreswan:
@@ -142,16 +143,14 @@ class Libreswan:
                 self._seen.doubtful = True
                 self._seen.generation = ""
                 ike = ObservedIke(running=False)
-            policies = None if kernel_changed() else self._seen.policies
-            if policies is None:
-                # Should a reading fail, the next observation must not take these for current.
-                self._seen.policies = None
-                policies = xfrm.observe_policies()
-                self._seen.states = xfrm.observe_states()
-                self._seen.policies = policies
+            kernel = None if kernel_changed() else self._seen.kernel
+            if kernel is None:
+                # Should a reading fail, the next observation must not take this for current.
+                self._seen.kernel = None
+                kernel = self._seen.kernel = xfrm.observe()
         except CommandError as error:
             raise ObservationError(f"the state of the IKE daemon is unknown: {error}") from error
-        return replace(ike, policies=policies, states=self._seen.states)
+        return replace(ike, kernel=kernel)
 
     def observe_installed(self) -> Mapping[str, InstalledTunnel]:
         """What our files (for adoption: the original's) record. Raises ObservationError."""
@@ -215,6 +214,7 @@ class Libreswan:
             self._loader.reread_keys()
         said = self._pluto.whack("--showstates", "--trafficstatus")
         children, ikes = parse_states(said, dialect)
+        children = self._with_steady_times(children, generation)
         with_sa = _names(children) | _names(ikes)
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
@@ -235,6 +235,23 @@ class Libreswan:
             children=children,
             ike_sas=ikes,
         )
+
+    def _with_steady_times(
+        self, children: Iterable[ChildSa], generation: str
+    ) -> tuple[ChildSa, ...]:
+        """pluto works out from its monotonic clock, each time anew, when an SA was made, and may
+        waver by a second: none of them is another SA, or news."""
+        known = self._seen.made_at if self._seen.generation == generation else {}
+        steady = tuple(
+            replace(child, add_time=known[child.serial])
+            if child.add_time is not None and abs(known.get(child.serial, 0) - child.add_time) == 1
+            else child
+            for child in children
+        )
+        self._seen.made_at = {
+            child.serial: child.add_time for child in steady if child.add_time is not None
+        }
+        return steady
 
     def _read_connections(self, dialect: Dialect) -> str:
         """Which are loaded, from pluto's whole status, which is returned."""

@@ -244,8 +244,8 @@ class Shape:
 
     def read(self, element: Any) -> GuardTuple:
         parts = list(element["concat"]) if isinstance(element, dict) else [element]
-        remote = canonical_address(parts.pop(0))
-        local = canonical_address(parts.pop(0)) if self.local else None
+        remote = packet_address(parts.pop(0))
+        local = packet_address(parts.pop(0)) if self.local else None
         if self.gre:
             return GuardTuple(remote, Protocol.GRE, None, local)
         return GuardTuple(remote, PROTOCOLS[parts[0]], int(parts[1]), local)
@@ -319,8 +319,8 @@ GRE_OF_ANYBODY = _match(_L4PROTO, _NUMBERS[Protocol.GRE])
 SENT_BY_A_SOCKET = _match({"meta": {"key": "iif"}}, 0)
 
 
-def canonical_address(text: str) -> str:
-    """The one spelling (RFC 5952) that addresses have here; IPv4-mapped ones become IPv4.
+def packet_address(text: str) -> str:
+    """As packets show it, in the one spelling (RFC 5952); IPv4-mapped ones become IPv4.
 
     Raises ValueError: not a numeric address, or one with a scope, which no packet shows.
     """
@@ -342,8 +342,8 @@ def _check(guard: Guard) -> None:
         _check_port(GuardPort(entry.protocol, entry.port))
         ends = [entry.remote] if entry.local is None else [entry.remote, entry.local]
         for end in ends:
-            if canonical_address(end) != end:
-                raise ValueError(f"{end}: must be written {canonical_address(end)}")
+            if packet_address(end) != end:
+                raise ValueError(f"{end}: must be written {packet_address(end)}")
         if len({":" in end for end in ends}) > 1:
             raise ValueError(f"{entry}: addresses of two families")
     if guard.skb_mark is not None:

@@ -21,7 +21,7 @@ from ovn_ipsec.drivers.nftables_rules import (
     SHAPES,
     TABLE,
     Json,
-    canonical_address,
+    packet_address,
     table_objects,
 )
 from ovn_ipsec.model.conns import Guard, GuardCounters, GuardMode, GuardPort, Protocol
@@ -172,7 +172,7 @@ def _spelled(part: Any) -> Any:
     if not isinstance(part, str):
         return part
     try:
-        return canonical_address(part)
+        return packet_address(part)
     except ValueError:
         return part  # a set of somebody else's
 

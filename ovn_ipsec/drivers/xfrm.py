@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovn_ipsec.drivers.command import run
 from ovn_ipsec.errors import CommandError, ObservationError
-from ovn_ipsec.model.conns import KernelPolicy, KernelState
+from ovn_ipsec.model.kernel import Kernel, KernelPolicy, KernelState
 
 # An unindented line with indented ones below it.
 _POLICY = re.compile(r"^(src .*)\n[\t ]+dir (\S+)", re.MULTILINE)
@@ -28,14 +28,14 @@ _SELECTORS_KEPT = 1 << 15
 _ERRORS = Path("/proc/net/xfrm_stat")
 
 
-def observe_policies(timeout_s: float = 10.0) -> frozenset[KernelPolicy]:
-    """Every policy but those of sockets, IPv4 and IPv6. Raises ObservationError."""
-    return frozenset(parse_policies(_ip_xfrm("policy", "list", timeout_s=timeout_s)))
+def observe(timeout_s: float = 10.0) -> Kernel:
+    """Every policy but those of sockets, and every ESP state, IPv4 and IPv6.
 
-
-def observe_states(timeout_s: float = 10.0) -> tuple[KernelState, ...]:
-    """Every ESP state. Raises ObservationError."""
-    return tuple(parse_states(_ip_xfrm("state", "list", "nokeys", timeout_s=timeout_s)))
+    Raises ObservationError.
+    """
+    policies = _ip_xfrm("policy", "list", timeout_s=timeout_s)
+    states = _ip_xfrm("state", "list", "nokeys", timeout_s=timeout_s)
+    return Kernel(frozenset(parse_policies(policies)), tuple(parse_states(states)))
 
 
 def parse_policies(text: str) -> Iterator[KernelPolicy]:

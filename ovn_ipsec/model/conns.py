@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
+
+from ovn_ipsec.model.kernel import Kernel, KernelPolicy, host_prefix
 
 IPSEC_OPTIONS = frozenset({"psk", "remote_cert", "remote_name"})
 """Of a tunnel's ``Interface:options`` (ovs-vswitchd.conf.db(5)): one of them asks for IPsec."""
@@ -60,6 +62,21 @@ class Selector:
     local_port: int | None = None
     remote_port: int | None = None
 
+    def policies(self, local: str, remote: str) -> tuple[KernelPolicy, KernelPolicy]:
+        """The two that a transport-mode child SA installs between two addresses, out and in."""
+        return _policies(self, local, remote)
+
+
+@lru_cache(maxsize=1 << 15)
+def _policies(selector: Selector, own: str, peer: str) -> tuple[KernelPolicy, KernelPolicy]:
+    local, remote = host_prefix(own), host_prefix(peer)
+    mine, theirs = selector.local_port, selector.remote_port
+    protocol = selector.protocol.value
+    return (
+        KernelPolicy(local, remote, protocol, mine, theirs, "out"),
+        KernelPolicy(remote, local, protocol, theirs, mine, "in"),
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class PskAuth:
@@ -98,7 +115,7 @@ class Ends:
         return _selectors(self.protocol, self.port)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TunnelConfig(Ends):
     """Everything about one tunnel that pluto is told. Its content is its identity."""
 
@@ -108,7 +125,7 @@ class TunnelConfig(Ends):
     lead: bool = False
     """This end initiates; the other end only after a while of silence (not part of identity)."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over all that would change the connection (not over ``lead``)."""
         auth = self.auth
@@ -291,7 +308,8 @@ class ObservedGuard:
     mode: GuardMode | None = None
     digest: str | None = None
     """Of the Guard that the table was made from; None when it is not known."""
-    counters: GuardCounters | None = None
+    counters: GuardCounters | None = field(default=None, compare=False)
+    """They ask for nothing: a table that has met packets is the same as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,29 +347,7 @@ class IkeSa:
         return self.established or self.initiator is False or self.replied
 
 
-@dataclass(frozen=True, slots=True)
-class KernelPolicy:
-    """One XFRM policy: addresses with prefix length, ports None for any."""
-
-    src: str
-    dst: str
-    protocol: str
-    sport: int | None
-    dport: int | None
-    direction: str
-
-
-@dataclass(frozen=True, slots=True)
-class KernelState:
-    """One XFRM state (an SA in the kernel)."""
-
-    src: str
-    dst: str
-    spi: int
-    selector: KernelPolicy | None = None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ObservedIke:
     """pluto and the kernel's XFRM at one moment. Only an observation that worked makes one."""
 
@@ -365,11 +361,29 @@ class ObservedIke:
     """Loaded connections neither end of which is an address of this node."""
     children: tuple[ChildSa, ...] = ()
     ike_sas: tuple[IkeSa, ...] = ()
-    policies: frozenset[KernelPolicy] = frozenset()
-    states: tuple[KernelState, ...] = ()
+    kernel: Kernel = Kernel()
+
+    def children_of(self, connection: str) -> Sequence[ChildSa]:
+        """Its child SAs, the newest last."""
+        return self._children_of.get(connection, ())
+
+    @cached_property
+    def _children_of(self) -> Mapping[str, list[ChildSa]]:
+        found: dict[str, list[ChildSa]] = {}
+        for child in sorted(self.children, key=lambda child: child.serial):
+            found.setdefault(child.connection, []).append(child)
+        return found
+
+    def in_kernel(self, child: ChildSa, local: str, remote: str, selector: Selector) -> bool:
+        """Whether the kernel has all of a child SA that pluto reports, which does not notice a
+        flush."""
+        for spi, destination in ((child.spi_in, local), (child.spi_out, remote)):
+            if spi is not None and not self.kernel.has_state(spi, destination):
+                return False
+        return self.kernel.has_policies(selector.policies(local, remote))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InstalledTunnel:
     """What our file (or, adopted, the original's) records of a tunnel."""
 
@@ -388,7 +402,7 @@ class InstalledTunnel:
     keyless: bool = False
     """Its pre-shared key has been lost."""
 
-    @property
+    @cached_property
     def connections(self) -> frozenset[str]:
         """The names of its connections."""
         roles = self.ends.selectors()

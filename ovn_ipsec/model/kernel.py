@@ -1,38 +1,106 @@
-"""What a connection that is up has in the kernel. Pure."""
+"""What the kernel has of IPsec: policies and states (XFRM). Pure."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
-
-from ovn_ipsec.model.conns import ChildSa, KernelPolicy, ObservedIke, Selector
-
-
-class KernelView:
-    """The kernel's states and policies, indexed: 1000 tunnels must not cost 1000 scans."""
-
-    def __init__(self, seen: ObservedIke) -> None:
-        self._states = {(state.spi, canonical_address(state.dst)) for state in seen.states}
-        self._policies = seen.policies
-
-    def has(self, child: ChildSa, local: str, remote: str, selector: Selector) -> bool:
-        """Whether it has all of a child SA that pluto reports; pluto does not notice a flush."""
-        for spi, destination in ((child.spi_in, local), (child.spi_out, remote)):
-            if spi is not None and (spi, canonical_address(destination)) not in self._states:
-                return False
-        return self._policies.issuperset(expected_policies(local, remote, selector))
+from typing import TypeVar
 
 
-@lru_cache(maxsize=1 << 15)
-def expected_policies(own: str, peer: str, selector: Selector) -> tuple[KernelPolicy, ...]:
-    """The two that a transport-mode child SA of this selector installs between two addresses."""
-    local, remote = _host_prefix(own), _host_prefix(peer)
-    mine, theirs = selector.local_port, selector.remote_port
-    protocol = selector.protocol.value
-    return (
-        KernelPolicy(local, remote, protocol, mine, theirs, "out"),
-        KernelPolicy(remote, local, protocol, theirs, mine, "in"),
-    )
+@dataclass(frozen=True, slots=True)
+class KernelPolicy:
+    """One XFRM policy: addresses with prefix length, ports None for any."""
+
+    src: str
+    dst: str
+    protocol: str
+    sport: int | None
+    dport: int | None
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """One XFRM state (an SA in the kernel)."""
+
+    src: str
+    dst: str
+    spi: int
+    selector: KernelPolicy | None = None
+
+
+_Entry = TypeVar("_Entry", KernelPolicy, KernelState)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """All policies and states at one moment, and what is looked up in them.
+
+    They are read only when they have changed, and a thousand tunnels must not cost a thousand
+    scans: what is worked out stays with them.
+    """
+
+    policies: frozenset[KernelPolicy] = frozenset()
+    states: tuple[KernelState, ...] = ()
+
+    def has_state(self, spi: int, destination: str) -> bool:
+        """Whether there is a state of this SPI towards this address, which name it (RFC 4301)."""
+        return (spi, canonical_address(destination)) in self._state_ids
+
+    def has_policies(self, wanted: Collection[KernelPolicy]) -> bool:
+        """Whether it has all of these."""
+        return self.policies.issuperset(wanted)
+
+    def has_states_between(self, one: str, other: str) -> bool:
+        """Whether there are states both ways."""
+        ends = canonical_address(one), canonical_address(other)
+        return ends in self._pairs and ends[::-1] in self._pairs
+
+    @cached_property
+    def ordered_policies(self) -> tuple[KernelPolicy, ...]:
+        """All policies, in an order that stays the same."""
+        return tuple(sorted(self.policies, key=_policy_order))
+
+    def policies_of(self, host: str) -> Collection[KernelPolicy]:
+        """Those from or to this address, in order."""
+        return self._policies_of.get(bare_address(host), ())
+
+    def states_of(self, host: str) -> Collection[KernelState]:
+        """Those from or to this address."""
+        return self._states_of.get(bare_address(host), ())
+
+    @cached_property
+    def _state_ids(self) -> frozenset[tuple[int, str]]:
+        return frozenset((state.spi, canonical_address(state.dst)) for state in self.states)
+
+    @cached_property
+    def _pairs(self) -> frozenset[tuple[str, str]]:
+        return frozenset(
+            (canonical_address(state.src), canonical_address(state.dst)) for state in self.states
+        )
+
+    @cached_property
+    def _policies_of(self) -> Mapping[str, list[KernelPolicy]]:
+        return _by_host(self.ordered_policies)
+
+    @cached_property
+    def _states_of(self) -> Mapping[str, list[KernelState]]:
+        return _by_host(self.states)
+
+
+def _by_host(entries: Iterable[_Entry]) -> Mapping[str, list[_Entry]]:
+    found: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        for host in {bare_address(entry.src), bare_address(entry.dst)}:
+            found.setdefault(host, []).append(entry)
+    return found
+
+
+def _policy_order(policy: KernelPolicy) -> tuple[str, str, str, str, int, int]:
+    ports = (policy.sport or 0, policy.dport or 0)
+    return (policy.direction, policy.src, policy.dst, policy.protocol, *ports)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -41,6 +109,18 @@ def canonical_address(text: str) -> str:
     return str(ip_address(text))
 
 
-def _host_prefix(text: str) -> str:
+@lru_cache(maxsize=1 << 14)
+def bare_address(text: str) -> str:
+    """Without prefix length, in the one canonical spelling; anything else as it is."""
+    bare = text.partition("/")[0]
+    try:
+        return canonical_address(bare)
+    except ValueError:
+        return bare
+
+
+@lru_cache(maxsize=1 << 14)
+def host_prefix(text: str) -> str:
+    """An address as a policy has it. Raises ValueError: it is no address."""
     address = ip_address(text)
     return f"{address}/{address.max_prefixlen}"

@@ -33,8 +33,8 @@ class LoadedView:
         if record is not None:
             roles |= record.ends.selectors().keys()
             found = set(self._loaded & (record.connections | record.replaced))
-        if "in" in roles and (pairs := self._whole_pairs(tunnel, found)):
-            found |= pairs - self._recorded
+        if "in" in roles and tunnel in self._unrecorded:
+            found |= self._whole_pairs(tunnel, found) - self._recorded
         return found
 
     def next_version(self, tunnel: str, record: InstalledTunnel | None) -> int:
@@ -59,6 +59,12 @@ class LoadedView:
     @cached_property
     def _recorded(self) -> set[str]:
         return {name for record in self._installed.values() for name in record.connections}
+
+    @cached_property
+    def _unrecorded(self) -> set[str]:
+        """Tunnels of whose pairs there may be some that no record tells of: hardly ever any."""
+        bases = (name.rpartition("-")[0] for name in self._loaded - self._recorded)
+        return {base.rpartition("-")[0] for base in bases}
 
 
 @lru_cache(maxsize=1)

@@ -15,12 +15,11 @@ from ovn_ipsec.model.causes import Cause
 from ovn_ipsec.model.conns import (
     GuardCounters,
     GuardMode,
-    KernelPolicy,
-    KernelState,
     OwnCertificate,
     TunnelView,
 )
 from ovn_ipsec.model.enrolment import Enrolment
+from ovn_ipsec.model.kernel import KernelPolicy, KernelState
 from ovn_ipsec.model.work import Work
 
 
@@ -67,6 +66,8 @@ class ActiveConnection:
     bytes_out: int
     add_time: int | None = None
     """Unix seconds at which its child SA was made."""
+    spi_in: int | None = None
+    """Of the SA towards this node; after a rekey another."""
 
 
 @dataclass(frozen=True, slots=True)

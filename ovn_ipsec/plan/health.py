@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from ovn_ipsec.model.conns import (
-    ChildSa,
     InstalledTunnel,
     ObservedIke,
     TunnelConfig,
     connection_name,
 )
-from ovn_ipsec.model.kernel import KernelView, canonical_address
 from ovn_ipsec.model.loaded import LoadedView
 
 
@@ -50,16 +46,12 @@ class IkeView(LoadedView):
     def __init__(self, ike: ObservedIke, installed: Mapping[str, InstalledTunnel]) -> None:
         super().__init__(ike.loaded, installed)
         self._ike = ike
-        self._children: dict[str, list[ChildSa]] = defaultdict(list)
-        for child in ike.children:
-            self._children[child.connection].append(child)
         half_open = [sa for sa in ike.ike_sas if not sa.established]
         self._initiating = {sa.connection for sa in half_open if sa.initiator is not False}
         self._with_ike = {
             sa.connection for sa in ike.ike_sas if sa.established or sa.initiator is False
         }
         self._ike_serials = {sa.serial for sa in ike.ike_sas if sa.established}
-        self._kernel = KernelView(ike)
 
     def unoriented(self, names: Iterable[str]) -> bool:
         """Whether pluto finds neither end of one of these among this node's addresses."""
@@ -74,19 +66,19 @@ class IkeView(LoadedView):
         bytes_in = bytes_out = 0
         for role, selector in config.selectors().items():
             name = connection_name(tunnel, role, version)
-            children = sorted(self._children.get(name, ()), key=lambda child: child.serial)
+            children = self._ike.children_of(name)
             negotiating |= name in self._initiating
             in_touch |= name in self._with_ike
             if not children:
                 missing.append(name)
                 continue
-            if not self._kernel.has(children[-1], config.local, config.remote, selector):
+            if not self._ike.in_kernel(children[-1], config.local, config.remote, selector):
                 broken.append(name)
             surplus += [
                 child.serial
                 for child in children[:-1]
                 if child.ike_serial in self._ike_serials
-                and self._kernel.has(child, config.local, config.remote, selector)
+                and self._ike.in_kernel(child, config.local, config.remote, selector)
             ]
             bytes_in += sum(child.bytes_in for child in children)
             bytes_out += sum(child.bytes_out for child in children)
@@ -101,15 +93,7 @@ class IkeView(LoadedView):
             left=not in_touch and self._left(config, len(missing)),
         )
 
-    @cached_property
-    def _pairs(self) -> set[tuple[str, str]]:
-        return {
-            (canonical_address(state.src), canonical_address(state.dst))
-            for state in self._ike.states
-        }
-
     def _left(self, config: TunnelConfig, missing: int) -> bool:
-        local, remote = canonical_address(config.local), canonical_address(config.remote)
         if missing < len(config.selectors()):
             return False
-        return {(local, remote), (remote, local)} <= self._pairs
+        return self._ike.kernel.has_states_between(config.local, config.remote)

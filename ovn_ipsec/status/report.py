@@ -14,10 +14,10 @@ from ovn_ipsec.model.conns import (
     Guard,
     GuardMode,
     GuardTuple,
-    KernelPolicy,
     ObservedGuard,
     TunnelView,
 )
+from ovn_ipsec.model.kernel import KernelPolicy
 from ovn_ipsec.model.snapshot import (
     GuardStatus,
     IkeStatus,

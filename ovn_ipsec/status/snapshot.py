@@ -9,7 +9,6 @@ from datetime import datetime
 from ovn_ipsec.model.conns import (
     Desired,
     InstalledTunnel,
-    KernelPolicy,
     Observed,
     ObservedGuard,
     ObservedIke,
@@ -40,8 +39,7 @@ def take_snapshot(
     """
     old = {} if previous is None else {status.name: status for status in previous.tunnels}
     seen = observed.ike if isinstance(observed.ike, ObservedIke) else None
-    policies = () if seen is None else tuple(sorted(seen.policies, key=_policy_order))
-    look = None if seen is None else Look(seen, policies, previous, now_s)
+    look = None if seen is None else Look(seen, previous, now_s)
     names = [*desired.tunnels, *sorted(records.keys() - desired.tunnels.keys())]
     tunnels = tuple(
         judge(
@@ -63,7 +61,7 @@ def take_snapshot(
         taken_at=wall,
         complete=desired.complete,
         tunnels=tunnels,
-        ike=_ike(observed.ike, policies, previous, now_s),
+        ike=_ike(observed.ike, previous, now_s),
         guard=_guard(observed.guard, previous, now_s),
         problems=desired.problems,
         stale=_stale(observed, previous),
@@ -73,29 +71,21 @@ def take_snapshot(
     )
 
 
-def redate(snapshot: Snapshot, now_s: float, wall: datetime) -> Snapshot:
-    """The same state, found unchanged now."""
-    ike, guard = snapshot.ike, snapshot.guard
+def redate(snapshot: Snapshot, observed: Observed, now_s: float, wall: datetime) -> Snapshot:
+    """The same state, found unchanged now but for the guard's counters."""
+    ike = snapshot.ike
     stale = {item.subject for item in snapshot.stale}
     return replace(
         snapshot,
         taken_at_s=now_s,
         taken_at=wall,
         ike=replace(ike, read_at_s=now_s) if ike and Subject.IKE not in stale else ike,
-        guard=replace(guard, read_at_s=now_s) if guard and Subject.GUARD not in stale else guard,
+        guard=_guard(observed.guard, snapshot, now_s),
     )
 
 
-def _policy_order(policy: KernelPolicy) -> tuple[str, str, str, str, int, int]:
-    ports = (policy.sport or 0, policy.dport or 0)
-    return (policy.direction, policy.src, policy.dst, policy.protocol, *ports)
-
-
 def _ike(
-    observed: ObservedIke | Unobserved,
-    policies: tuple[KernelPolicy, ...],
-    previous: Snapshot | None,
-    now_s: float,
+    observed: ObservedIke | Unobserved, previous: Snapshot | None, now_s: float
 ) -> IkeStatus | None:
     if isinstance(observed, Unobserved):
         return None if previous is None else previous.ike
@@ -103,8 +93,8 @@ def _ike(
         running=observed.running,
         version=observed.version,
         read_at_s=now_s,
-        policies=policies,
-        states=observed.states,
+        policies=observed.kernel.ordered_policies,
+        states=observed.kernel.states,
     )
 
 

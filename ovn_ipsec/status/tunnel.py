@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from ovn_ipsec.model.conns import (
     ANY_LOCAL,
     ChildSa,
     Ends,
     InstalledTunnel,
-    KernelPolicy,
-    KernelState,
     ObservedIke,
     Selector,
     TunnelConfig,
     WantedTunnel,
     connection_name,
 )
-from ovn_ipsec.model.kernel import KernelView, canonical_address
+from ovn_ipsec.model.kernel import KernelPolicy, KernelState, bare_address
 from ovn_ipsec.model.snapshot import ActiveConnection, Snapshot, TunnelState, TunnelStatus
 
 SILENCE_S = 3.0
@@ -28,18 +25,10 @@ and in a second when its processors are busy."""
 
 
 class Look:
-    """pluto and the kernel, seen at ``now_s``, found by address or connection.
+    """pluto and the kernel, seen at ``now_s``, found by address or connection."""
 
-    ``policies`` are those of ``seen``, in order.
-    """
-
-    def __init__(
-        self,
-        seen: ObservedIke,
-        policies: Iterable[KernelPolicy],
-        previous: Snapshot | None,
-        now_s: float,
-    ) -> None:
+    def __init__(self, seen: ObservedIke, previous: Snapshot | None, now_s: float) -> None:
+        self._seen = seen
         self.now_s = now_s
         self.previous_at_s = None if previous is None else previous.taken_at_s
         self.first = previous is None or previous.first_complete_s is None
@@ -49,22 +38,11 @@ class Look:
         self.negotiating = {sa.connection for sa in seen.ike_sas if not sa.established}
         self.answering = {sa.connection for sa in seen.ike_sas if sa.answered}
         self.waiting = {sa.connection for sa in seen.ike_sas if not sa.answered}
-        self._children: dict[str, ChildSa] = {}
-        for child in sorted(seen.children, key=lambda child: child.serial):
-            self._children[child.connection] = child
-        self._kernel = KernelView(seen)
-        self._policies: dict[str, list[KernelPolicy]] = {}
-        self._states: dict[str, list[KernelState]] = {}
-        for policy in policies:
-            for address in {_address(policy.src), _address(policy.dst)}:
-                self._policies.setdefault(address, []).append(policy)
-        for state in seen.states:
-            for address in {_address(state.src), _address(state.dst)}:
-                self._states.setdefault(address, []).append(state)
 
     def children(self, connections: Iterable[str]) -> dict[str, ChildSa]:
         """The newest child SA of each of these that has one."""
-        return {name: self._children[name] for name in connections if name in self._children}
+        found = {name: self._seen.children_of(name) for name in connections}
+        return {name: children[-1] for name, children in found.items() if children}
 
     def lost(
         self, children: Mapping[str, ChildSa], ends: Ends, expected: Mapping[str, Selector]
@@ -76,23 +54,23 @@ class Look:
             name
             for name, child in up.items()
             if not any(
-                self._kernel.has(child, local, ends.remote, expected[name]) for local in here
+                self._seen.in_kernel(child, local, ends.remote, expected[name]) for local in here
             )
         )
 
     def _towards(self, remote: str) -> set[str]:
         """Addresses of this node: what of a record of the original's that names none may be."""
-        found = self._policies.get(_address(remote), ())
-        return {_address(policy.src) for policy in found if policy.direction == "out"}
+        found = self._seen.kernel.policies_of(remote)
+        return {bare_address(policy.src) for policy in found if policy.direction == "out"}
 
     def policies(self, remote: str, config: TunnelConfig | None) -> tuple[KernelPolicy, ...]:
         """Those of a tunnel to ``remote``; without a ``config`` all between the two hosts."""
-        found = self._policies.get(_address(remote), ())
+        found = self._seen.kernel.policies_of(remote)
         return tuple(policy for policy in found if _belongs(policy, config))
 
     def states(self, remote: str, config: TunnelConfig | None) -> tuple[KernelState, ...]:
         """As ``policies``."""
-        found = self._states.get(_address(remote), ())
+        found = self._seen.kernel.states_of(remote)
         return tuple(
             state for state in found if state.selector is None or _belongs(state.selector, config)
         )
@@ -136,7 +114,10 @@ def judge(
     remote = config.remote if config else view.remote_ip if view else ""
     children = look.children(own)
     connections = tuple(
-        ActiveConnection(each, _line(child), child.bytes_in, child.bytes_out, child.add_time)
+        ActiveConnection(
+            *(each, _line(child), child.bytes_in, child.bytes_out),
+            *(child.add_time, child.spi_in),
+        )
         for each, child in sorted(children.items())
     )
     lost = look.lost(children, ends, expected) if ends is not None else ()
@@ -247,8 +228,8 @@ def _belongs(policy: KernelPolicy, config: TunnelConfig | None) -> bool:
     """Whether a policy (or a SA's selector) between the right hosts is this tunnel's."""
     if config is None:
         return True
-    ends = {_address(policy.src), _address(policy.dst)}
-    if ends != {_address(config.local), _address(config.remote)}:
+    ends = {bare_address(policy.src), bare_address(policy.dst)}
+    if ends != {bare_address(config.local), bare_address(config.remote)}:
         return False
     if policy.protocol != config.protocol:
         return False
@@ -258,13 +239,3 @@ def _belongs(policy: KernelPolicy, config: TunnelConfig | None) -> bool:
 def _line(child: ChildSa) -> str:
     traffic = f"Traffic: ESPin={child.bytes_in}B ESPout={child.bytes_out}B"
     return child.line or f'000 #{child.serial}: "{child.connection}" {traffic}'
-
-
-@lru_cache(maxsize=1 << 14)
-def _address(text: str) -> str:
-    """Without prefix length, in the one canonical spelling; anything else as it is."""
-    bare = text.partition("/")[0]
-    try:
-        return canonical_address(bare)
-    except ValueError:
-        return bare

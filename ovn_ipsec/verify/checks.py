@@ -12,11 +12,10 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     GuardPort,
     GuardTuple,
-    KernelPolicy,
-    KernelState,
     ObservedGuard,
     Protocol,
 )
+from ovn_ipsec.model.kernel import KernelPolicy, KernelState
 from ovn_ipsec.status.overview import Overview, PeerRow
 from ovn_ipsec.verify.packets import Captured, Flow, Kind, canonical
 from ovn_ipsec.verify.ways import Probed, Way

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from ovn_ipsec.errors import ObservationError
-from ovn_ipsec.model.conns import KernelPolicy, KernelState
+from ovn_ipsec.model.kernel import KernelPolicy, KernelState
 from ovn_ipsec.model.netlink import ATTRIBUTE, HEADER, pieces
 
 _NETLINK_ROUTE, _NETLINK_XFRM = 0, 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ovn_ipsec.model.conns import KernelPolicy
+from ovn_ipsec.model.kernel import KernelPolicy
 from ovn_ipsec.verify.packets import canonical
 
 MAGIC = b"\xc0ovn-ipsec"

@@ -174,14 +174,15 @@ class NoCredentials:
 class Table:
     def __init__(self) -> None:
         self.guard: Guard | None = None
+        self.met = GuardCounters(0, 0)
 
     def observe(self) -> ObservedGuard:
         if self.guard is None:
             return ObservedGuard(present=False, intact=False)
-        return ObservedGuard(True, True, self.guard.mode, self.guard.digest)
+        return ObservedGuard(True, True, self.guard.mode, self.guard.digest, self.met)
 
     def counters(self) -> GuardCounters:
-        return GuardCounters(0, 0)
+        return self.met
 
     def apply(self, steps: Sequence[SetGuard]) -> list[Outcome]:
         for step in steps:
@@ -201,7 +202,12 @@ def ovsdb() -> Ovsdb:
 
 
 @pytest.fixture
-def agent(ike: Ike, ovsdb: Ovsdb) -> Iterator[Agent]:
+def table() -> Table:
+    return Table()
+
+
+@pytest.fixture
+def agent(ike: Ike, ovsdb: Ovsdb, table: Table) -> Iterator[Agent]:
     quiet = Quiet()
     parts = Parts(
         ovsdb=cast("Any", ovsdb),
@@ -211,7 +217,7 @@ def agent(ike: Ike, ovsdb: Ovsdb) -> Iterator[Agent]:
         ike=cast("Any", ike),
         log=PlutoLog(lambda: None),
         nss=cast("Any", NoCredentials()),
-        guard=cast("Any", Table()),
+        guard=cast("Any", table),
         guard_events=cast("Any", quiet),
     )
     yield Agent(parts, Policy(), may_start_ike=True, guard_on_unknown=GuardMode.ENFORCE)
@@ -320,6 +326,19 @@ class TestRows:
                 wait_until(lambda: "observe" in ike.calls, 10, "a look")
                 assert ike.calls[0] == f"add t{number}"
                 assert ike.calls.count(f"add t{number}") == 1
+
+    def test_packets_that_the_guard_meets_are_told_and_ask_for_no_plan(
+        self, agent: Agent, ovsdb: Ovsdb, table: Table
+    ) -> None:
+        ovsdb.tunnels = (_row(1),)
+        with running(agent):
+            assert agent.request_refresh(10)
+            for met in range(3):
+                before, table.met = agent.snapshot(), GuardCounters(met, 0)
+                assert agent.request_refresh(10)
+            now = agent.snapshot()
+        assert now.guard is not None and now.guard.counters == GuardCounters(2, 0)
+        assert now.tunnels is before.tunnels, "they were judged anew"
 
     def test_a_row_that_comes_in_the_midst_of_a_look_does_not_wait_for_its_end(
         self, agent: Agent, ike: RunningIke, ovsdb: Ovsdb

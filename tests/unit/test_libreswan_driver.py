@@ -16,7 +16,8 @@ from ovn_ipsec.errors import DriverError, ObservationError
 WHACK = """#!/bin/sh
 case "$*" in
 *--version) echo "Libreswan 4.10" ;;
-*--briefstatus | *--showstates | *--trafficstatus) echo "000 " ;;
+*--trafficstatus) cat {root}/states ;;
+*--briefstatus) echo "000 " ;;
 *--status) echo "000 Total IPsec connections: loaded 0, active 0" ;;
 *) echo "unknown: $*" >&2; exit 99 ;;
 esac
@@ -33,6 +34,10 @@ case "$*" in
 *) echo "unknown: $*" >&2; exit 99 ;;
 esac
 """
+UP = """\
+000 #3: "tun-in-1":500 STATE_V2_ESTABLISHED_CHILD_SA (established Child SA); IKE SA #1; idle;
+006 #3: "tun-in-1", type=ESP, add_time={add_time}, inBytes=0, outBytes=0, maxBytes=2^63B, id='b'
+"""
 POLICY = "src 10.0.0.1/32 dst 10.0.0.2/32 proto udp dport 6081\n\tdir out priority 1 ptype main\n"
 
 
@@ -45,7 +50,8 @@ def program(path: Path, text: str) -> None:
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LibreswanPaths:
     paths = LibreswanPaths.from_flags(str(tmp_path))
-    program(paths.libexec_dir / "whack", WHACK)
+    program(paths.libexec_dir / "whack", WHACK.format(root=tmp_path))
+    (tmp_path / "states").write_text("000 \n")
     paths.run_dir.mkdir(parents=True)
     paths.ctl.touch()
     program(tmp_path / "bin/ip", IP.format(root=tmp_path))
@@ -54,12 +60,26 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LibreswanPaths:
     return paths
 
 
+def test_time_of_an_sa_that_wavers_by_a_second_is_as_pluto_said_it_first(
+    paths: LibreswanPaths, tmp_path: Path
+) -> None:
+    driver = Libreswan(paths)
+
+    def made_at(said: int) -> int | None:
+        (tmp_path / "states").write_text(UP.format(add_time=said))
+        (child,) = driver.observe().children
+        return child.add_time
+
+    assert [made_at(100), made_at(99), made_at(101), made_at(100)] == [100, 100, 100, 100]
+    assert [made_at(4000), made_at(4001)] == [4000, 4000], "the clock was set"
+
+
 @pytest.mark.parametrize("table", ["policy", "state"])
 def test_kernel_table_that_could_not_be_read_is_read_again_before_it_is_believed(
     paths: LibreswanPaths, tmp_path: Path, table: str
 ) -> None:
     driver = Libreswan(paths)
-    assert len(driver.observe().policies) == 1
+    assert len(driver.observe().kernel.policies) == 1
     (tmp_path / "policies").write_text("")
     (tmp_path / f"broken-{table}").touch()
     with pytest.raises(ObservationError):
@@ -67,7 +87,7 @@ def test_kernel_table_that_could_not_be_read_is_read_again_before_it_is_believed
     with pytest.raises(ObservationError):
         driver.observe()
     (tmp_path / f"broken-{table}").unlink()
-    assert driver.observe().policies == frozenset()
+    assert driver.observe().kernel.policies == frozenset()
 
 
 def test_pluto_that_cannot_be_started_for_want_of_a_directory_is_a_named_failure(

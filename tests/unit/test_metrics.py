@@ -37,8 +37,8 @@ MADE_S = int(WALL.timestamp()) - 3600
 SILENT = Cause(CauseCode.PEER_SILENT, "no answer", "look")
 
 
-def up(name: str, *, bytes_in: int = 100, add_time: int = MADE_S) -> TunnelStatus:
-    active = ActiveConnection(f"{name}-1", "", bytes_in, 50, add_time)
+def up(name: str, *, bytes_in: int = 100, add_time: int = MADE_S, spi_in: int = 1) -> TunnelStatus:
+    active = ActiveConnection(f"{name}-1", "", bytes_in, 50, add_time, spi_in)
     return TunnelStatus(name, 1, TunnelState.CONFIGURED, VIEW, connections=(active,))
 
 
@@ -134,12 +134,19 @@ def test_bytes_grow_over_rekeys_and_what_was_there_first_is_not_counted() -> Non
     tally.note_tick(node(up("a", bytes_in=1000)), 0.1, {})
     grown = tally.note_tick(node(up("a", bytes_in=1500)), 0.1, {})
     assert (grown.bytes_in, grown.rekeys) == (500, 0)
-    fresh = tally.note_tick(node(up("a", bytes_in=30, add_time=MADE_S + 60)), 0.3, {})
+    fresh = tally.note_tick(node(up("a", bytes_in=30, spi_in=2)), 0.3, {})
     assert (fresh.bytes_in, fresh.rekeys) == (530, 1)
-    again = tally.note_tick(node(up("a", bytes_in=10, add_time=MADE_S + 60)), 0.1, {})
+    again = tally.note_tick(node(up("a", bytes_in=10, spi_in=2)), 0.1, {})
     assert again.bytes_in == 530
     assert (again.ticks.count, again.ticks.longest_s) == (4, 0.3)
     assert again.ticks.total_s == pytest.approx(0.6)
+
+
+def test_clock_that_is_set_is_no_rekey() -> None:
+    tally = Tally()
+    for made_s in (MADE_S, MADE_S + 60):
+        work = tally.note_tick(node(up("a", bytes_in=1000, add_time=made_s)), 0.1, {})
+    assert (work.bytes_in, work.rekeys) == (0, 0)
 
 
 def test_failure_is_counted_when_it_begins() -> None:

@@ -57,7 +57,10 @@ def test_waiting_end_initiates_at_once_when_an_earlier_pluto_left_its_states() -
     left = replace(observed, ike=replace(ike, generation="new", children=(), ike_sas=()))
     made = plan(want, left, Memory(), world.now)
     assert [type(step) for step in made.steps] == [InitiateConnection]
-    flushed = replace(left, ike=replace(ike, generation="new", children=(), ike_sas=(), states=()))
+    stateless = replace(ike.kernel, states=())
+    flushed = replace(
+        left, ike=replace(ike, generation="new", children=(), ike_sas=(), kernel=stateless)
+    )
     assert plan(want, flushed, Memory(), world.now).steps == ()
 
 

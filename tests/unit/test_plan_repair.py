@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovn_ipsec.model.conns import Desired, KernelPolicy
+from ovn_ipsec.model.conns import Desired
+from ovn_ipsec.model.kernel import KernelPolicy
 from ovn_ipsec.model.steps import DeleteSa, InitiateConnection, ReplaceConnection, Step
 from tests.unit.world import World, config, desired, revoked, with_psk
 

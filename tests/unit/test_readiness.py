@@ -14,7 +14,6 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     IkeSa,
     InstalledTunnel,
-    KernelState,
     Observed,
     ObservedGuard,
     ObservedIke,
@@ -25,7 +24,7 @@ from ovn_ipsec.model.conns import (
     connection_name,
 )
 from ovn_ipsec.model.evidence import Evidence, Failure, Symptom
-from ovn_ipsec.model.kernel import expected_policies
+from ovn_ipsec.model.kernel import Kernel, KernelState
 from ovn_ipsec.model.snapshot import Snapshot
 from ovn_ipsec.settings import ReadyWhen
 from ovn_ipsec.status.causes import diagnose
@@ -80,7 +79,7 @@ class Node:
         self.now_s += after_s
         self.snapshot = take_snapshot(
             self.desired,
-            Observed(ike=ike, installed={}, credentials=(), guard=self.guard),
+            self.observed(ike),
             records=self.records,
             errors={},
             previous=self.snapshot,
@@ -89,6 +88,9 @@ class Node:
         )
         self.snapshot = diagnose(self.snapshot, self.evidence)
         return self.verdict()
+
+    def observed(self, ike: ObservedIke | Unobserved) -> Observed:
+        return Observed(ike=ike, installed={}, credentials=(), guard=self.guard)
 
     def log(self, number: int, symptom: Symptom) -> None:
         """What pluto's log tells of a tunnel at the next look, a second later."""
@@ -116,15 +118,14 @@ def pluto(
         for number in up
         for conf in [config(number % 250 + 1)]
         for selector in conf.selectors().values()
-        for policy in expected_policies(conf.local, conf.remote, selector)
+        for policy in selector.policies(conf.local, conf.remote)
     )
     return ObservedIke(
         running=True,
         loaded=known,
         children=tuple(children),
         ike_sas=tuple(sas),
-        policies=policies,
-        states=tuple(states),
+        kernel=Kernel(policies, tuple(states)),
     )
 
 
@@ -270,7 +271,7 @@ def test_peer_of_a_row_that_cannot_be_had_is_encrypted_only_while_the_kernel_has
     row = replace(tunnel(2), config=None, problem="no certificate")
     node.desired = replace(node.desired, tunnels={**node.desired.tunnels, "ovn-2": row})
     assert len(node.look(pluto(up=(1, 2))).named(PeerState.ENCRYPTED)) == 2
-    flushed = replace(pluto(up=(1, 2)), policies=pluto(up=(1,)).policies)
+    flushed = replace(pluto(up=(1, 2)), kernel=pluto(up=(1,)).kernel)
     verdict = node.look(flushed)
     assert verdict.reasons == ("1 tunnel cannot be configured: ovn-2 (10.0.0.3): no certificate",)
     assert node.snapshot is not None
@@ -338,7 +339,7 @@ def test_old_snapshot_is_not_ready() -> None:
     node.now_s += 300
     assert "last looked at 300 s ago" in node.verdict().reasons[0]
     assert node.snapshot is not None
-    node.snapshot = redate(node.snapshot, node.now_s, WALL)
+    node.snapshot = redate(node.snapshot, node.observed(pluto(up=(1,))), node.now_s, WALL)
     assert node.verdict().ready
 
 

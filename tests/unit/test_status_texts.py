@@ -18,8 +18,6 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     IkeSa,
     InstalledTunnel,
-    KernelPolicy,
-    KernelState,
     Observed,
     ObservedGuard,
     ObservedIke,
@@ -31,7 +29,7 @@ from ovn_ipsec.model.conns import (
     Unobserved,
     WantedTunnel,
 )
-from ovn_ipsec.model.kernel import expected_policies
+from ovn_ipsec.model.kernel import Kernel, KernelPolicy, KernelState
 from ovn_ipsec.model.snapshot import Snapshot, TunnelState
 from ovn_ipsec.status.json_report import json_tunnels
 from ovn_ipsec.status.report import (
@@ -88,19 +86,29 @@ IKE = ObservedIke(
     version="Libreswan 4.10",
     loaded=frozenset({f"{NAME}-in-1", f"{NAME}-out-1"}),
     children=(CHILD,),
-    policies=frozenset({OUT_POLICY, IN_POLICY}),
-    states=(STATE,),
+    kernel=Kernel(frozenset({OUT_POLICY, IN_POLICY}), (STATE,)),
 )
 BOTH_UP = replace(
     IKE,
     children=(CHILD, ChildSa(f"{NAME}-out-1", 9, 1)),
-    policies=frozenset(
-        policy
-        for selector in CONFIG.selectors().values()
-        for policy in expected_policies(LOCAL, REMOTE, selector)
+    kernel=Kernel(
+        frozenset(
+            policy
+            for selector in CONFIG.selectors().values()
+            for policy in selector.policies(LOCAL, REMOTE)
+        ),
+        (STATE,),
     ),
 )
 GUARD = ObservedGuard(True, True, GuardMode.ENFORCE, counters=GuardCounters(3, 4))
+
+
+def with_policies(ike: ObservedIke, policies: frozenset[KernelPolicy]) -> ObservedIke:
+    return replace(ike, kernel=replace(ike.kernel, policies=policies))
+
+
+def with_states(ike: ObservedIke, states: tuple[KernelState, ...]) -> ObservedIke:
+    return replace(ike, kernel=replace(ike.kernel, states=states))
 
 
 def observed(ike: ObservedIke | Unobserved = IKE) -> Observed:
@@ -232,7 +240,7 @@ def test_up_needs_every_connection_of_the_installed_version() -> None:
 
 
 @pytest.mark.parametrize("problem", [None, "certificate expired"])
-@pytest.mark.parametrize("lacking", sorted(BOTH_UP.policies, key=repr))
+@pytest.mark.parametrize("lacking", sorted(BOTH_UP.kernel.policies, key=repr))
 @pytest.mark.parametrize("local", [LOCAL, ANY_LOCAL])
 def test_connection_whose_policy_was_flushed_is_not_up_whatever_pluto_says(
     problem: str | None, lacking: KernelPolicy, local: str
@@ -241,11 +249,11 @@ def test_connection_whose_policy_was_flushed_is_not_up_whatever_pluto_says(
     ends = replace(CONFIG, local=local)
     assert snapshot(wanted, ike=BOTH_UP, ends=ends).tunnels[0].encrypted
     role = "in" if lacking in (IN_POLICY, OUT_POLICY) else "out"
-    ike = replace(BOTH_UP, policies=BOTH_UP.policies - {lacking})
+    ike = with_policies(BOTH_UP, BOTH_UP.kernel.policies - {lacking})
     status = snapshot(wanted, ike=ike, ends=ends).tunnels[0]
     assert status.missing == (f"{NAME}-{role}-1",)
     assert not status.encrypted
-    flushed = snapshot(wanted, ike=replace(BOTH_UP, policies=frozenset()), ends=ends).tunnels[0]
+    flushed = snapshot(wanted, ike=with_policies(BOTH_UP, frozenset()), ends=ends).tunnels[0]
     assert flushed.missing == (f"{NAME}-in-1", f"{NAME}-out-1")
 
 
@@ -255,9 +263,9 @@ def test_policies_of_either_family_are_those_of_the_tunnel() -> None:
     policies = frozenset(
         policy
         for selector in six.selectors().values()
-        for policy in expected_policies("fd00::11", "fd00::23", selector)
+        for policy in selector.policies("fd00::11", "fd00::23")
     )
-    ike = replace(BOTH_UP, policies=policies)
+    ike = with_policies(BOTH_UP, policies)
     assert snapshot(wanted, ike=ike, ends=six).tunnels[0].encrypted
     assert not snapshot(wanted, ike=BOTH_UP, ends=six).tunnels[0].encrypted
 
@@ -290,10 +298,12 @@ def test_tunnels_whose_names_end_like_a_role_are_told_apart() -> None:
         loaded=frozenset({"x-1", "x-in-1", "x-out-1"}),
         children=(ChildSa("x-1", 8, 1), ChildSa("x-in-1", 9, 1), foreign),
         ike_sas=(IkeSa("x-1", 7, True), IkeSa("x-in-1", None, False)),
-        policies=frozenset(
-            policy
-            for conf in ends.values()
-            for policy in expected_policies(conf.local, conf.remote, selector)
+        kernel=Kernel(
+            frozenset(
+                policy
+                for conf in ends.values()
+                for policy in selector.policies(conf.local, conf.remote)
+            )
         ),
     )
     taken = take_snapshot(
@@ -319,9 +329,9 @@ def test_connection_whose_states_were_flushed_is_not_up_whatever_pluto_says() ->
     unread = snapshot(WANTED, ike=Unobserved("whack: exit 1"), previous=flushed)
     assert not unread.tunnels[0].up
     there = (KernelState(REMOTE, LOCAL, 0xABC), KernelState(LOCAL, REMOTE, 0xDEF))
-    assert snapshot(WANTED, ike=replace(both, states=(STATE, *there))).tunnels[0].up
+    assert snapshot(WANTED, ike=with_states(both, (STATE, *there))).tunnels[0].up
     elsewhere = (there[0], KernelState(LOCAL, "192.0.2.9", 0xDEF))  # SPIs are the receiver's own
-    assert not snapshot(WANTED, ike=replace(both, states=(STATE, *elsewhere))).tunnels[0].up
+    assert not snapshot(WANTED, ike=with_states(both, (STATE, *elsewhere))).tunnels[0].up
 
 
 def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() -> None:
@@ -333,7 +343,8 @@ def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() ->
 def test_foreign_connections_and_policies_are_in_nobodys_block() -> None:
     foreign = ChildSa("office-1", 99, 98, line='000 #99: "office-1" ...')
     other_port = replace(OUT_POLICY, sport=4789)
-    ike = replace(IKE, children=(CHILD, foreign), policies=IKE.policies | {other_port})
+    there = with_policies(IKE, IKE.kernel.policies | {other_port})
+    ike = replace(there, children=(CHILD, foreign))
     taken = snapshot(WANTED, ike=ike)
     assert "office-1" not in shown(taken) + render_ipsec_status(taken, 101.0)
     assert "4789" not in shown(taken)
@@ -409,9 +420,7 @@ def test_old_dict_answer_states_its_age_and_stays_a_literal() -> None:
 def test_ipv6_policies_match_whatever_the_spelling(local: str, remote: str) -> None:
     config = replace(CONFIG, local=local, remote=remote)
     policy = KernelPolicy("fd00::11/128", "fd00::23/128", "udp", None, 6081, "out")
-    taken = snapshot(
-        replace(WANTED, config=config), ike=replace(IKE, policies=frozenset({policy}))
-    )
+    taken = snapshot(replace(WANTED, config=config), ike=with_policies(IKE, frozenset({policy})))
     assert taken.tunnels[0].policies == (policy,)
 
 

@@ -19,11 +19,10 @@ from ovn_ipsec.model.conns import (
     GuardMode,
     GuardPort,
     GuardTuple,
-    KernelPolicy,
-    KernelState,
     ObservedGuard,
     Protocol,
 )
+from ovn_ipsec.model.kernel import KernelPolicy, KernelState
 from ovn_ipsec.status.overview import Overview, PeerRow
 from ovn_ipsec.verify import filters
 from ovn_ipsec.verify.checks import Check, Found, guarded_ports, judge, tunnel_ports

@@ -12,8 +12,6 @@ from ovn_ipsec.model.conns import (
     IkeSa,
     InstalledCredential,
     InstalledTunnel,
-    KernelPolicy,
-    KernelState,
     Observed,
     ObservedGuard,
     ObservedIke,
@@ -25,7 +23,7 @@ from ovn_ipsec.model.conns import (
     WantedTunnel,
     connection_name,
 )
-from ovn_ipsec.model.kernel import expected_policies
+from ovn_ipsec.model.kernel import Kernel, KernelPolicy, KernelState
 from ovn_ipsec.model.steps import (
     AddConnection,
     DeleteSa,
@@ -145,8 +143,7 @@ class World:
                 *(IkeSa(name, None, False, False) for name in self.answering),
                 *(IkeSa(name, 2, True) for name in self.in_touch),
             ),
-            policies=frozenset(self.policies),
-            states=states,
+            kernel=Kernel(frozenset(self.policies), states),
         )
         guard = self.guard
         return Observed(
@@ -323,7 +320,7 @@ class World:
 
 
 def _policies(conf: TunnelConfig, role: str) -> tuple[KernelPolicy, ...]:
-    return expected_policies(conf.local, conf.remote, conf.selectors()[role])
+    return conf.selectors()[role].policies(conf.local, conf.remote)
 
 
 def with_psk(conf: TunnelConfig, psk: str) -> TunnelConfig:
