@@ -124,6 +124,7 @@ class Agent:
         """Of the thread that runs the loop."""
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._kernel_dirty = True
+        self._policies_gone = False
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
         self._notices: Callable[[], tuple[str, ...]] = lambda: ()
@@ -246,6 +247,7 @@ class Agent:
         elif heard.gained or heard.asked:
             self._pace.heard_calmly(time.monotonic())
         self._kernel_dirty |= heard.ipsec
+        self._policies_gone |= heard.policies_gone
         if heard.routes:
             self._settled = None
             self._memory = addresses_changed(self._memory)
@@ -290,12 +292,15 @@ class Agent:
             waiting, self._waiting = self._waiting, []
         self._pace.looks(began)
         desired, installed, credentials = self._read_wanted()
+        gone, self._policies_gone = self._policies_gone, False
         node, _ = self._parts.ovsdb.snapshot()
         self._publication.count(began, node.other_config.get("certificate"), forced=bool(waiting))
         observed = Observed(
             ike=read(
                 lambda: self._parts.ike.observe(
-                    full=bool(waiting), kernel_changed=self._take_kernel_changed
+                    full=bool(waiting),
+                    policies_gone=gone,
+                    kernel_changed=self._take_kernel_changed,
                 )
             ),
             installed=installed,

@@ -17,6 +17,7 @@ from ovn_ipsec.sources.kernel_events import KernelEvent, KernelEvents
 KERNEL_PAUSE_S = 0.1
 """How often the kernel's events end a sleep at most: hundreds of SAs may be coming up."""
 _GAINED = frozenset({KernelEvent.SA, KernelEvent.POLICY})
+_GONE = frozenset({KernelEvent.SA_GONE, KernelEvent.POLICY_GONE})
 
 
 class Waitable(Protocol):
@@ -38,6 +39,8 @@ class Heard:
     """``wake`` was called."""
     ipsec: bool
     """SAs or policies changed in the kernel."""
+    policies_gone: bool
+    """Policies went: with connections, or with the last of their SAs."""
     routes: bool
     """Addresses or routes changed."""
     guard: bool
@@ -86,7 +89,8 @@ class Wakeups:
         return Heard(
             tick=died or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),
             gained=not events.isdisjoint(_GAINED),
-            ipsec=not events.isdisjoint(_GAINED | {KernelEvent.GONE}),
+            ipsec=not events.isdisjoint(_GAINED | _GONE),
+            policies_gone=KernelEvent.POLICY_GONE in events,
             asked=asked,
             routes=not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}),
             guard=guard,

@@ -17,11 +17,11 @@ from ovn_ipsec.drivers import xfrm
 from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_load import FEW, Load, Loader, render_files, render_load
+from ovn_ipsec.drivers.libreswan_states import StateReader
 from ovn_ipsec.drivers.libreswan_status import (
     Dialect,
     LoadedConnections,
     parse_connections,
-    parse_states,
 )
 from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, is_unknown
 from ovn_ipsec.drivers.pluto_log import log_file
@@ -71,8 +71,8 @@ class _Seen:
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
-    made_at: Mapping[int, int] = field(default_factory=dict)
-    """When child SAs were made, by serial, as pluto said it first."""
+    stripped: bool = False
+    """Policies went since: with an SA that came after the last observation, or its connection."""
     kernel: Kernel | None = None
     """None: to be read."""
 
@@ -93,6 +93,8 @@ class Libreswan:
         self._pluto = Pluto(paths, command_timeout_s, progress)
         self._loader = Loader(self._pluto, self._store)
         self._seen = _Seen()
+        self._states: StateReader | None = None
+        """Of the pluto that was seen."""
         self._details: Mapping[str, SaDetail] = {}
 
     @property
@@ -126,18 +128,24 @@ class Libreswan:
         return log_file(self._pluto.pid(), self._paths.root_conf)
 
     def observe(
-        self, *, full: bool = False, kernel_changed: Callable[[], bool] = lambda: False
+        self,
+        *,
+        full: bool = False,
+        policies_gone: bool = False,
+        kernel_changed: Callable[[], bool] = lambda: False,
     ) -> ObservedIke:
         """pluto's connections and SAs, and the kernel's IPsec tables.
 
-        ``full`` reads the list of loaded connections even if nothing hints at a change. The
-        tables are read anew when ``kernel_changed()``, which is asked after pluto was: so what
-        pluto reports and the tables lack is missing, not merely newer than the tables.
+        ``full`` reads the list of loaded connections even if nothing hints at a change;
+        ``policies_gone`` makes sure of those that lack an SA. The tables are read anew when
+        ``kernel_changed()``, which is asked after pluto was: so what pluto reports and the
+        tables lack is missing, not merely newer than the tables.
 
         Raises ObservationError: pluto is there and its state cannot be read.
         """
         try:
             try:
+                self._seen.stripped |= policies_gone
                 ike = self._observe_running(full)
             except PlutoDownError:
                 self._seen.doubtful = True
@@ -213,8 +221,9 @@ class Libreswan:
             # An agent before us may have died between writing keys and telling pluto.
             self._loader.reread_keys()
         said = self._pluto.whack("--showstates", "--trafficstatus")
-        children, ikes = parse_states(said, dialect)
-        children = self._with_steady_times(children, generation)
+        if seen.generation != generation or self._states is None:
+            self._states = StateReader(dialect)
+        children, ikes = self._states.read(said)
         with_sa = _names(children) | _names(ikes)
         # A connection that somebody deletes loses its SAs with it.
         lost = bool(seen.with_sa - with_sa)
@@ -224,6 +233,9 @@ class Libreswan:
             status = self._read_connections(dialect)
             if full:
                 self._details = parse_details(status, dialect)
+        elif seen.stripped:
+            self._make_sure(seen.connections.names - with_sa - seen.unproven.keys(), dialect)
+        seen.stripped = False
         seen.generation = generation
         seen.with_sa = with_sa
         return ObservedIke(
@@ -235,23 +247,6 @@ class Libreswan:
             children=children,
             ike_sas=ikes,
         )
-
-    def _with_steady_times(
-        self, children: Iterable[ChildSa], generation: str
-    ) -> tuple[ChildSa, ...]:
-        """pluto works out from its monotonic clock, each time anew, when an SA was made, and may
-        waver by a second: none of them is another SA, or news."""
-        known = self._seen.made_at if self._seen.generation == generation else {}
-        steady = tuple(
-            replace(child, add_time=known[child.serial])
-            if child.add_time is not None and abs(known.get(child.serial, 0) - child.add_time) == 1
-            else child
-            for child in children
-        )
-        self._seen.made_at = {
-            child.serial: child.add_time for child in steady if child.add_time is not None
-        }
-        return steady
 
     def _read_connections(self, dialect: Dialect) -> str:
         """Which are loaded, from pluto's whole status, which is returned."""
@@ -307,6 +302,15 @@ class Libreswan:
         return self._note_loaded(
             (name for name in names if not is_unknown(answers[name])), time.monotonic()
         )
+
+    def _make_sure(self, names: Collection[str], dialect: Dialect) -> None:
+        """Forget those of ``names`` that pluto has no longer."""
+        if len(names) > FEW:
+            self._read_connections(dialect)
+            return
+        gone = {name for name in names if is_unknown(self._pluto.ask(name))}
+        known = self._seen.connections
+        self._seen.connections = LoadedConnections(known.names - gone, known.unoriented - gone)
 
     def _assume(self, names: Collection[str]) -> frozenset[str]:
         """Which of ``names``, a crowd that pluto begins by itself, it has: all, until their time

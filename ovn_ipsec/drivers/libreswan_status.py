@@ -1,4 +1,4 @@
-"""Reads what pluto says about itself: versions, connections, SAs. Pure.
+"""Reads what pluto says about itself: versions and connections. Pure.
 
 The texts have no specification; they were recorded from libreswan 4.10 and 5.2. In 4.x every
 line starts with a three-digit code, in 5.x whack prints none.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovn_ipsec.errors import ObservationError
-from ovn_ipsec.model.conns import ChildSa, IkeSa
 
 
 class Dialect(Enum):
@@ -58,24 +57,9 @@ def parse_version(text: str) -> tuple[str, Dialect]:
 
 # A name may hold quotes, so every pattern leans on what follows it. An instance of a template
 # carries its number and the peer after the name: "name"[2] 10.1.1.2
-_NAME = r'"(?P<name>.*)"(?:\[\d+\](?: [0-9a-fA-F.:]+?(?=[:, ]))?)?'
-_ENDS = re.compile(rf"^{_NAME}: [^;]*===?[^;]*\.\.\.")
-_UNORIENTED = re.compile(rf"^{_NAME}: +(?:host: )?unoriented;")
-_STATE = re.compile(
-    rf"^#(?P<serial>\d+): {_NAME}:\d+ (?:STATE_(?:V2_)?)?(?P<state>[A-Z][A-Z0-9_]*) \((?P<rest>.*)"
-)
-_SPIS = re.compile(
-    rf"^#(?P<serial>\d+): {_NAME}(?: \S+)*? esp\.(?P<out>[0-9a-f]+)@\S+"
-    r" esp\.(?P<inn>[0-9a-f]+)@\S+ "
-)
-_TRAFFIC = re.compile(
-    rf"^#(?P<serial>\d+): {_NAME}, type=[A-Z]+, +add_time=(?P<add>\d+),"
-    r" +inBytes=(?P<inn>\d+), +outBytes=(?P<out>\d+)"
-)
-_PARENT = re.compile(r"; IKE SA #(\d+);")
-_ROLE = re.compile(r"_([IR])\d?$")
-_REPLIED = frozenset({"PARENT_I2", "IKE_INTERMEDIATE_I", "IKE_AUTH_I"})
-"""An initiator's states after the peer's first reply, in 4.x and 5.x."""
+NAME = r'"(?P<name>.*)"(?:\[\d+\](?: [0-9a-fA-F.:]+?(?=[:, ]))?)?'
+_ENDS = re.compile(rf"^{NAME}: [^;]*===?[^;]*\.\.\.")
+_UNORIENTED = re.compile(rf"^{NAME}: +(?:host: )?unoriented;")
 _LOAD_ERROR = re.compile(
     r"(?:\"(?P<add>.*)\": failed to add connection|while loading '(?P<parse>.*?)'): (?P<why>.*)"
 )
@@ -98,47 +82,6 @@ def parse_connections(text: str, dialect: Dialect) -> LoadedConnections:
     if not told:
         raise ObservationError("whack --status ended before its total of connections")
     return LoadedConnections(frozenset(names), frozenset(unoriented))
-
-
-def parse_states(text: str, dialect: Dialect) -> tuple[tuple[ChildSa, ...], tuple[IkeSa, ...]]:
-    """``whack --showstates --trafficstatus`` -> established child SAs, all IKE SAs."""
-    up: dict[str, tuple[str, int | None]] = {}
-    spis: dict[str, tuple[int, int, str]] = {}
-    traffic: dict[str, tuple[int, int, int]] = {}
-    ikes: list[IkeSa] = []
-    for line in dialect.lines(text):
-        if ", type=" in line and (match := _TRAFFIC.match(line)):
-            serial, _, added, received, sent = match.groups()
-            traffic[serial] = (int(received), int(sent), int(added))
-        elif " (" in line and (match := _STATE.match(line)):
-            serial, name, state, rest = match.groups()
-            if state == "ESTABLISHED_CHILD_SA":
-                parent = _PARENT.search(rest)
-                up[serial] = (name, int(parent[1]) if parent else None)
-            elif "CHILD" not in state:
-                done = state == "ESTABLISHED_IKE_SA"
-                known = int(serial) if done else None
-                ikes.append(IkeSa(name, known, done, _initiator(state), state in _REPLIED))
-        elif " esp." in line and (match := _SPIS.match(line)):
-            serial, _, sent_by, received_by = match.groups()
-            spis[serial] = (int(received_by, 16), int(sent_by, 16), "000 " + line.rstrip())
-    children = []
-    for serial, (name, parent_serial) in up.items():
-        spi_in, spi_out, shown = spis.get(serial, (None, None, ""))
-        bytes_in, bytes_out, added_at = traffic.get(serial, (0, 0, None))
-        children.append(
-            ChildSa(
-                *(name, int(serial), parent_serial, spi_in, spi_out),
-                *(bytes_in, bytes_out, added_at, shown),
-            )
-        )
-    return tuple(children), tuple(sorted(ikes, key=lambda ike: (ike.connection, ike.serial or 0)))
-
-
-def _initiator(state: str) -> bool | None:
-    # PARENT_I1, IKE_SA_INIT_I, IKE_AUTH_R ...: only a negotiation tells the role.
-    match = _ROLE.search(state)
-    return None if match is None else match[1] == "I"
 
 
 def parse_load_errors(output: str) -> dict[str, str]:

@@ -23,7 +23,8 @@ class KernelEvent(Enum):
     ROUTE = "route"
     SA = "security association made or changed"
     POLICY = "security policy made or changed"
-    GONE = "security association or policy gone"
+    SA_GONE = "security association gone"
+    POLICY_GONE = "security policy gone"
     ACQUIRE = "packet waits for a security association"
 
 
@@ -50,16 +51,16 @@ _XFRM_GROUPS = (1, 2, 3, 4)
 """Acquire, expire, SA, policy."""
 _XFRM_EVENTS = {
     16: KernelEvent.SA,  # XFRM_MSG_NEWSA
-    17: KernelEvent.GONE,  # XFRM_MSG_DELSA
+    17: KernelEvent.SA_GONE,  # XFRM_MSG_DELSA
     19: KernelEvent.POLICY,  # XFRM_MSG_NEWPOLICY
-    20: KernelEvent.GONE,  # XFRM_MSG_DELPOLICY
+    20: KernelEvent.POLICY_GONE,  # XFRM_MSG_DELPOLICY
     23: KernelEvent.ACQUIRE,  # XFRM_MSG_ACQUIRE
-    24: KernelEvent.GONE,  # XFRM_MSG_EXPIRE
+    24: KernelEvent.SA_GONE,  # XFRM_MSG_EXPIRE
     25: KernelEvent.POLICY,  # XFRM_MSG_UPDPOLICY
     26: KernelEvent.SA,  # XFRM_MSG_UPDSA
-    27: KernelEvent.GONE,  # XFRM_MSG_POLEXPIRE
-    28: KernelEvent.GONE,  # XFRM_MSG_FLUSHSA
-    29: KernelEvent.GONE,  # XFRM_MSG_FLUSHPOLICY
+    27: KernelEvent.POLICY_GONE,  # XFRM_MSG_POLEXPIRE
+    28: KernelEvent.SA_GONE,  # XFRM_MSG_FLUSHSA
+    29: KernelEvent.POLICY_GONE,  # XFRM_MSG_FLUSHPOLICY
 }
 
 

@@ -132,8 +132,8 @@ def _readable(events: KernelEvents) -> bool:
         ("route add 198.51.100.0/24 dev lo", KernelEvent.ROUTE),
         ("-6 route add 2001:db8:9::/64 dev lo", KernelEvent.ROUTE),
         ("xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out action block", KernelEvent.POLICY),
-        ("xfrm policy flush", KernelEvent.GONE),
-        ("xfrm state flush", KernelEvent.GONE),
+        ("xfrm policy flush", KernelEvent.POLICY_GONE),
+        ("xfrm state flush", KernelEvent.SA_GONE),
     ],
 )
 def test_change_in_the_kernel_wakes_with_its_kind(arguments: str, kind: KernelEvent) -> None:

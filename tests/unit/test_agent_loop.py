@@ -102,7 +102,9 @@ class Ike:
     def observe_installed(self) -> dict[str, InstalledTunnel]:
         return {}
 
-    def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
+    def observe(
+        self, *, full: bool, policies_gone: bool, kernel_changed: Callable[[], bool]
+    ) -> ObservedIke:
         if self.bugs:
             self.bugs -= 1
             raise KeyError("a bug")
@@ -142,7 +144,9 @@ class RunningIke(Ike):
             raise ObservationError("Input/output error")
         return dict(self.installed)
 
-    def observe(self, *, full: bool, kernel_changed: Callable[[], bool]) -> ObservedIke:
+    def observe(
+        self, *, full: bool, policies_gone: bool, kernel_changed: Callable[[], bool]
+    ) -> ObservedIke:
         kernel_changed()
         self.calls.append("observe")
         meanwhile, self.meanwhile = self.meanwhile, lambda: None

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ovn_ipsec.drivers.libreswan_states import StateReader
 from ovn_ipsec.drivers.libreswan_status import (
     Dialect,
     parse_connections,
     parse_load_errors,
-    parse_states,
     parse_version,
 )
 from ovn_ipsec.drivers.pluto import complaint
@@ -79,7 +81,7 @@ STATES_5 = """\
 
 
 def test_established_and_negotiating_sas_of_4() -> None:
-    children, ikes = parse_states(STATES_4 + TRAFFIC_4, Dialect.V4)
+    children, ikes = StateReader(Dialect.V4).read(STATES_4 + TRAFFIC_4)
     assert children == (
         ChildSa(
             connection="tun-in-1",
@@ -108,7 +110,7 @@ TRAFFIC_5 = """\
 
 
 def test_established_sas_of_5() -> None:
-    (child,), ikes = parse_states(UP_5 + TRAFFIC_5, Dialect.V5)
+    (child,), ikes = StateReader(Dialect.V5).read(UP_5 + TRAFFIC_5)
     assert (child.serial, child.ike_serial) == (2, 1)
     assert (child.spi_in, child.spi_out) == (0x92705736, 0x6CD4EFCA)
     assert (child.bytes_in, child.bytes_out, child.add_time) == (3249, 0, 1795318066)
@@ -117,9 +119,56 @@ def test_established_sas_of_5() -> None:
 
 
 def test_a_child_that_is_being_negotiated_is_not_up_in_5() -> None:
-    children, ikes = parse_states(STATES_5, Dialect.V5)
+    children, ikes = StateReader(Dialect.V5).read(STATES_5)
     assert children == ()
     assert ikes == (IkeSa("d-in-1", None, False, initiator=True), IkeSa("f-in-1", 1, True))
+
+
+NAMES = st.sampled_from(["a", 'a "b"', "a (b", 'a":500 STATE_V2_PARENT_I1 (b', "a, type=ESP"])
+SAS = st.lists(
+    st.tuples(
+        st.integers(1, 4),
+        NAMES,
+        st.sampled_from(["ESTABLISHED_CHILD_SA", "ESTABLISHED_IKE_SA", "PARENT_I1", "PARENT_I2"]),
+        *[st.integers(1, 3)] * 5,
+    ),
+    unique_by=lambda sa: sa[0],
+)
+
+
+def said_by_4(sas: list[tuple[int, str, str, int, int, int, int, int]]) -> str:
+    lines = []
+    for serial, name, state, parent, timer, spi, count, hour in sas:
+        head = f'000 #{serial}: "{name}'
+        about = f"(about); REKEY in {timer}s; newest; IKE SA #{parent}; idle;"
+        lines.append(f'{head}":500 STATE_V2_{state} {about}')
+        if "CHILD" in state:
+            lines.append(f'{head}" esp.{spi}@10.9.0.2 esp.{spi}@10.9.0.1 Traffic: ESPin={count}B ')
+            counted = f"add_time={hour * 3600}, inBytes={count}, outBytes=0"
+            lines.append(f'006 #{serial}: "{name}", type=ESP, {counted}, maxBytes=2^63B')
+    return "".join(f"{line}\n" for line in lines)
+
+
+@given(st.lists(SAS, max_size=4))
+def test_what_was_said_before_changes_nothing_of_what_is_read_now(
+    replies: list[list[tuple[int, str, str, int, int, int, int, int]]],
+) -> None:
+    reader = StateReader(Dialect.V4)
+    for sas in replies:
+        reply = said_by_4(sas)
+        assert reader.read(reply) == StateReader(Dialect.V4).read(reply)
+
+
+def test_time_of_an_sa_that_wavers_by_a_second_is_as_pluto_said_it_first() -> None:
+    reader = StateReader(Dialect.V4)
+
+    def made_at(said: int) -> int | None:
+        reply = (STATES_4 + TRAFFIC_4).replace("add_time=1795309122", f"add_time={said}")
+        ((child,), _) = reader.read(reply)
+        return child.add_time
+
+    assert [made_at(100), made_at(99), made_at(101), made_at(100)] == [100, 100, 100, 100]
+    assert [made_at(4000), made_at(4001)] == [4000, 4000], "the clock was set"
 
 
 def test_why_a_connection_was_not_loaded() -> None:
