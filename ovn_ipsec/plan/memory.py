@@ -62,10 +62,13 @@ class TunnelMemory:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """How many tunnels of the node have been missing, not for long, and when one last came up."""
+    """How many tunnels of the node are missing, and when one last came up."""
 
     missing: int = 0
+    """For not long."""
     progress_at: float | None = None
+    lasting: int = 0
+    """Missing for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class Memory:
     crowd: Crowd = Crowd()
     replace_after: float = 0.0
     """Not before: the next wave of replacements of tunnels that carry traffic."""
+    patient_after: float = 0.0
+    """Not before: the next wave of initiations that are in no hurry."""
     listen_at: float = 0.0
     listens: int = 0
     tunnels: Mapping[str, TunnelMemory] = field(default_factory=dict)

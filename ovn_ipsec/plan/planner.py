@@ -42,7 +42,7 @@ from ovn_ipsec.plan.memory import (
     forget_failures,
     retry_key,
 )
-from ovn_ipsec.plan.tunnel import CROWD, CROWD_LAST_S, plan_content, plan_tunnel
+from ovn_ipsec.plan.tunnel import CROWD, CROWD_LAST_S, TunnelPlan, plan_content, plan_tunnel
 
 OBSERVE_AGAIN_S = 0.5
 """After an observation that failed, while pluto is down, and when a crowd is one no longer."""
@@ -56,6 +56,8 @@ INITIATE_WAVE = 10
 """Tunnels that one plan initiates. Each costs a program call, and a crowd of them makes a pluto
 that is busy with its own attempts busier."""
 INITIATE_PAUSE_S = 1.0
+PATIENT_PAUSE_S = 10.0
+"""The same where nobody hurries."""
 LISTEN_LAST_S = 10.0
 OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 """Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
@@ -91,6 +93,14 @@ class _Draft:
             self.drops.append(step)
         else:
             self.others.append(step)
+
+    def take(self, planned: TunnelPlan) -> TunnelMemory:
+        """Do what is planned for a tunnel; returns what to remember of it."""
+        for step in planned.steps:
+            self.add(step)
+        if planned.wake_at is not None:
+            self.wakes.append(planned.wake_at)
+        return planned.memory
 
     def steps(self) -> tuple[Step, ...]:
         # Drops free selectors that an added tunnel may take over (a port renamed in OVSDB),
@@ -325,8 +335,9 @@ def _plan_tunnels(
 ) -> Memory:
     remembered: dict[str, TunnelMemory] = {}
     wave = REPLACE_WAVE if now >= memory.replace_after else 0
-    replaced = initiated = 0
-    came_up = False
+    replaced = 0
+    came_up = some_wait = False
+    initiations: dict[str, tuple[float, TunnelPlan]] = {}
     failed = {key.partition(":")[2] for key in memory.retries}
     recovered: list[str] = []
     for name, tunnel in desired.tunnels.items():
@@ -349,34 +360,46 @@ def _plan_tunnels(
                 continue
             replaced += 1
         elif any(isinstance(step, InitiateConnection) for step in planned.steps):
-            if initiated >= INITIATE_WAVE:
-                draft.wakes.append(now + INITIATE_PAUSE_S)
-                continue
-            initiated += 1
+            initiations[name] = (before.next_attempt, planned)
+            continue
         if planned.at_rest and name in failed:
             recovered += (f"tunnel:{name}", f"sa:{name}")
+        some_wait |= planned.patient
         came_up |= before.down_since is not None and planned.memory.down_since is None
-        remembered[name] = planned.memory
-        for step in planned.steps:
-            draft.add(step)
-        if planned.wake_at is not None:
-            draft.wakes.append(planned.wake_at)
+        remembered[name] = draft.take(planned)
     memory = forget_failures(memory, recovered)
     if replaced:
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
+    memory = _plan_initiations(initiations, replace(memory, tunnels=remembered), now, draft)
     progress_at = now if came_up else memory.crowd.progress_at
-    crowd = _crowd(remembered, progress_at, now)
-    if crowd.missing < CROWD <= memory.crowd.missing:
+    crowd = _crowd(memory.tunnels, progress_at, now)
+    if crowd.missing < CROWD <= memory.crowd.missing or (came_up and some_wait):
         draft.wakes.append(now + OBSERVE_AGAIN_S)  # who is left waits for nobody any longer
-    return replace(memory, tunnels=remembered, crowd=crowd)
+    return replace(memory, crowd=crowd)
+
+
+def _plan_initiations(
+    due: Mapping[str, tuple[float, TunnelPlan]], memory: Memory, now: float, draft: _Draft
+) -> Memory:
+    """Those whose turn it is; ``due``: by tunnel, since when its plan has been due."""
+    # The longest due first: otherwise some of many would never have their turn.
+    order = sorted(due, key=lambda name: due[name][0])
+    urgent = [name for name in order if not due[name][1].patient]
+    patient = [name for name in order if due[name][1].patient]
+    if len(urgent) > INITIATE_WAVE:
+        draft.wakes.append(now + INITIATE_PAUSE_S)
+    if now < memory.patient_after:
+        patient = []
+    wave = (urgent + patient)[:INITIATE_WAVE]
+    tunnels = {**memory.tunnels} | {name: draft.take(due[name][1]) for name in wave}
+    after = now + PATIENT_PAUSE_S if patient else memory.patient_after
+    return replace(memory, tunnels=tunnels, patient_after=after)
 
 
 def _crowd(tunnels: Mapping[str, TunnelMemory], progress_at: float | None, now: float) -> Crowd:
-    missing = sum(
-        tunnel.down_since is not None and now < tunnel.down_since + CROWD_LAST_S
-        for tunnel in tunnels.values()
-    )
-    return Crowd(missing, progress_at)
+    down_since = [t.down_since for t in tunnels.values() if t.down_since is not None]
+    missing = sum(now < since + CROWD_LAST_S for since in down_since)
+    return Crowd(missing, progress_at, lasting=len(down_since) - missing)
 
 
 def _plan_drops(

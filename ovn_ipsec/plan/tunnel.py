@@ -49,6 +49,9 @@ PROGRESS_S = 15.0
 CROWD_LAST_S = 120.0
 """But none waits longer for the others, and one that is missing for longer is no part of it."""
 JITTER_S = 1.5
+PATIENCE_AFTER_S = 30.0
+"""Of a crowd none of which comes up, one that has been missing for so long is in no hurry: most
+likely their peers are gone, and pluto has come back to each of them by itself."""
 LEAD_RETRY_LAST_S = 30.0
 STUCK_ATTEMPTS = 3
 """Of so many tries in a row to get a missing child SA over an IKE SA that is up, the last one
@@ -78,6 +81,8 @@ class TunnelPlan:
     at_rest: bool = False
     """It is up, or pluto negotiates it, or its address is absent: no step that failed before is
     what it lacks."""
+    patient: bool = False
+    """Its steps, now or later, are in no hurry: they come with a plan that is made anyhow."""
 
 
 def plan_tunnel(
@@ -234,8 +239,9 @@ def _plan_initiation(
     if health.in_touch and not config.lead and now < in_touch_until:
         return TunnelPlan((), memory, wake_at=in_touch_until)
     due = max(memory.next_attempt, _queued_until(config, memory, crowd))
+    patient = _is_patient(memory, now, crowd)
     if now < due:
-        return TunnelPlan((), memory, wake_at=due)
+        return TunnelPlan((), memory, wake_at=None if patient else due, patient=patient)
     attempts = memory.attempts + 1
     if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
         return _plan_unblock(name, config, version, memory, now)
@@ -248,7 +254,16 @@ def _plan_initiation(
         reason = "its SAs were left by a pluto that is gone"
     step = InitiateConnection(name, health.missing, reason)
     after = replace(memory, attempts=attempts, next_attempt=now + pause)
-    return TunnelPlan((step,), after, wake_at=after.next_attempt)
+    wake_at = None if patient else after.next_attempt
+    return TunnelPlan((step,), after, wake_at=wake_at, patient=patient)
+
+
+def _is_patient(memory: TunnelMemory, now: float, crowd: Crowd) -> bool:
+    if memory.down_since is None or crowd.missing + crowd.lasting < CROWD:
+        return False
+    if crowd.progress_at is not None and now < crowd.progress_at + PROGRESS_S:
+        return False
+    return now >= memory.down_since + PATIENCE_AFTER_S
 
 
 def _queued_until(config: TunnelConfig, memory: TunnelMemory, crowd: Crowd) -> float:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from ovn_ipsec.model.conns import ObservedIke
+from ovn_ipsec.model.conns import Desired, ObservedIke
 from ovn_ipsec.model.steps import AddConnection, InitiateConnection, ReplaceConnection, Step
 from ovn_ipsec.plan import Memory, plan
 from ovn_ipsec.plan.planner import INITIATE_WAVE
-from ovn_ipsec.plan.tunnel import CROWD, FALLBACK_RECOVERY_S, JITTER_S
+from ovn_ipsec.plan.tunnel import CROWD, FALLBACK_RECOVERY_S, JITTER_S, LEAD_RETRY_LAST_S
 from tests.unit.world import World, config, desired
 
 
@@ -105,11 +107,56 @@ def test_crowd_of_missing_tunnels_is_initiated_in_waves() -> None:
     want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(50)})
     world.tick(want)
     waves = []
-    for _ in range(60):
+    for _ in range(80):
         steps = world.tick(want, 1.0)
         waves.append(sum(isinstance(step, InitiateConnection) for step in steps))
     assert max(waves) == INITIATE_WAVE
     assert sum(waves) == 50
+
+
+def dead_crowd(count: int) -> tuple[World, Desired]:
+    """As many leads of peers that are gone, each of which pluto has given up for the moment."""
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2) for number in range(count)})
+    world.tick(want)
+    for _ in range(200):
+        world.negotiating.clear()
+        world.tick(want, 1.0)
+    return world, want
+
+
+def test_peers_that_are_gone_are_tried_in_turn_when_there_is_a_plan_anyhow() -> None:
+    world, want = dead_crowd(50)
+    tried: Counter[str] = Counter()
+    for _ in range(30):
+        world.negotiating.clear()
+        steps = world.tick(want, 11.0)
+        assert world.wake_at is None
+        assert len(steps) <= INITIATE_WAVE
+        assert world.tick(want, 1.0) == (), "what came of it is looked at"
+        tried.update(step.tunnel for step in steps if isinstance(step, InitiateConnection))
+    assert len(tried) == 50 and max(tried.values()) - min(tried.values()) <= 1
+
+
+def test_as_soon_as_one_of_a_crowd_comes_up_the_others_are_tried_at_their_times() -> None:
+    world, want = dead_crowd(50)
+    world.peers_answer = True
+    world.negotiating.clear()
+    assert world.tick(want, 11.0)
+    back_at = world.now
+    world.tick(want, 0.1)
+    assert world.wake_at is not None and world.wake_at < world.now + 1
+    while not world.all_up(want):
+        pause_s = min(world.wake_at or math.inf, world.now + 11.0) - world.now
+        world.tick(want, max(pause_s, 0.1))
+        assert world.now - back_at < 1.25 * LEAD_RETRY_LAST_S + 11.0
+
+
+def test_single_peer_that_is_gone_is_tried_at_its_time() -> None:
+    world, want = dead_crowd(1)
+    world.negotiating.clear()
+    world.tick(want)
+    assert world.wake_at is not None
 
 
 @pytest.mark.parametrize("followed", [False, True])
