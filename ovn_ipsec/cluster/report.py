@@ -11,6 +11,8 @@ from ovn_ipsec.model.conns import IPSEC_OPTIONS
 
 WAITING_MOST = 20
 _TEXT_MOST = 200
+_OLD_AFTER_S = 60.0
+"""The agent looks each 11 s, or later when it is busy with many tunnels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def make_report(
         return replace(report, problem="the agent does not answer; is it running, with --http?")
     try:
         counts, read = answer["tunnels"], dict(answer["read"])
+        age_s = float(answer["age_s"])
         report = replace(
             report,
             guard=str(answer["guard"] or ""),
@@ -69,6 +72,8 @@ def make_report(
         )
     except (KeyError, TypeError, ValueError):
         return replace(report, problem="the agent's answer is of another version")
+    if age_s > _OLD_AFTER_S:
+        return replace(report, problem="the agent has not looked for over a minute; does it hang?")
     if not report.guard:
         return replace(report, problem="its guard cannot be read, or somebody else changed it")
     # By name: as many of somebody else's must not stand for OVN's.

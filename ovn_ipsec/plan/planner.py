@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,9 @@ that is busy with its own attempts busier."""
 INITIATE_PAUSE_S = 1.0
 PATIENT_PAUSE_S = 10.0
 """The same where nobody hurries."""
+PATIENT_WAVES = 20
+"""At most so many of these waves are a round of all: each peer has been tried within 300 s, after
+which readiness would soon no longer believe in its silence."""
 LISTEN_LAST_S = 10.0
 OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 """Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
@@ -388,12 +392,15 @@ def _plan_initiations(
     patient = [name for name in order if due[name][1].patient]
     if len(urgent) > INITIATE_WAVE:
         draft.wakes.append(now + INITIATE_PAUSE_S)
+        urgent = urgent[:INITIATE_WAVE]
     if now < memory.patient_after:
         patient = []
-    wave = (urgent + patient)[:INITIATE_WAVE]
-    tunnels = {**memory.tunnels} | {name: draft.take(due[name][1]) for name in wave}
-    after = now + PATIENT_PAUSE_S if patient else memory.patient_after
-    return replace(memory, tunnels=tunnels, patient_after=after)
+    elif patient:
+        all_missing = memory.crowd.missing + memory.crowd.lasting
+        patient = patient[: max(INITIATE_WAVE, math.ceil(all_missing / PATIENT_WAVES))]
+        memory = replace(memory, patient_after=now + PATIENT_PAUSE_S)
+    done = {name: draft.take(due[name][1]) for name in urgent + patient}
+    return replace(memory, tunnels={**memory.tunnels, **done})
 
 
 def _crowd(tunnels: Mapping[str, TunnelMemory], progress_at: float | None, now: float) -> Crowd:

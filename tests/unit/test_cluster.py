@@ -276,6 +276,7 @@ READY = {
     "tunnels": {"wanted": 2, "encrypted": 1, "revoked": 0},
     "unencrypted": ["node-c"],
     "read": {"ovn-b": "10.0.0.2", "ovn-c": "10.0.0.3"},
+    "age_s": 3.5,
 }
 TUNNELS = {
     "ovn-b": {"remote_name": "node-b", "remote_ip": "10.0.0.2"},
@@ -290,6 +291,8 @@ def test_report_is_made_of_ovns_tunnels_and_the_agents_answer() -> None:
     assert (report.guard, report.waiting, report.problem) == ("audit", ("node-c",), "")
     assert "does not answer" in make_report(("", False), TUNNELS, None, 7.0).problem
     assert "another version" in make_report(("", False), TUNNELS, {"x": 1}, 7.0).problem
+    hangs = make_report(("audit", True), TUNNELS, READY | {"age_s": 75.0}, 7.0)
+    assert "has not looked" in hangs.problem
 
 
 @pytest.mark.parametrize(

@@ -119,23 +119,26 @@ def dead_crowd(count: int) -> tuple[World, Desired]:
     world = World(peers_answer=False)
     want = desired(**{f"t{number}": config(number + 2) for number in range(count)})
     world.tick(want)
-    for _ in range(200):
+    for _ in range(20):
         world.negotiating.clear()
-        world.tick(want, 1.0)
+        world.tick(want, 10.0)
     return world, want
 
 
-def test_peers_that_are_gone_are_tried_in_turn_when_there_is_a_plan_anyhow() -> None:
-    world, want = dead_crowd(50)
+@pytest.mark.parametrize(("count", "wave"), [(50, INITIATE_WAVE), (400, 20)])
+def test_peers_that_are_gone_are_tried_in_turn_when_there_is_a_plan_anyhow(
+    count: int, wave: int
+) -> None:
+    world, want = dead_crowd(count)
     tried: Counter[str] = Counter()
-    for _ in range(30):
+    for _ in range(300 // 12):
         world.negotiating.clear()
         steps = world.tick(want, 11.0)
         assert world.wake_at is None
-        assert len(steps) <= INITIATE_WAVE
+        assert len(steps) <= wave
         assert world.tick(want, 1.0) == (), "what came of it is looked at"
         tried.update(step.tunnel for step in steps if isinstance(step, InitiateConnection))
-    assert len(tried) == 50 and max(tried.values()) - min(tried.values()) <= 1
+    assert len(tried) == count and max(tried.values()) - min(tried.values()) <= 1
 
 
 def test_as_soon_as_one_of_a_crowd_comes_up_the_others_are_tried_at_their_times() -> None:

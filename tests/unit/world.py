@@ -47,7 +47,7 @@ def config(peer: int = 2, *, lead: bool = True, psk: str = "swordfish") -> Tunne
         protocol=Protocol.UDP,
         port=6081,
         local="10.0.0.1",
-        remote=f"10.0.0.{peer}",
+        remote=f"10.0.{peer // 256}.{peer % 256}",
         auth=PskAuth(Secret(psk)),
         keywords=(("ike", "aes_gcm256-sha2_256"),),
         lead=lead,
