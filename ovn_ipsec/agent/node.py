@@ -124,7 +124,8 @@ class Agent:
         """Of the thread that runs the loop."""
         self._wakeups = Wakeups(parts.kernel_events, parts.guard_events)
         self._kernel_dirty = True
-        self._policies_gone = False
+        self._came = self._went = False
+        """SAs came, policies went, since pluto was last asked."""
         self._lock = threading.Lock()
         self._waiting: list[threading.Event] = []
         self._notices: Callable[[], tuple[str, ...]] = lambda: ()
@@ -247,7 +248,8 @@ class Agent:
         elif heard.gained or heard.asked:
             self._pace.heard_calmly(time.monotonic())
         self._kernel_dirty |= heard.ipsec
-        self._policies_gone |= heard.policies_gone
+        self._came |= heard.came
+        self._went |= heard.went
         if heard.routes:
             self._settled = None
             self._memory = addresses_changed(self._memory)
@@ -292,17 +294,10 @@ class Agent:
             waiting, self._waiting = self._waiting, []
         self._pace.looks(began)
         desired, installed, credentials = self._read_wanted()
-        gone, self._policies_gone = self._policies_gone, False
         node, _ = self._parts.ovsdb.snapshot()
         self._publication.count(began, node.other_config.get("certificate"), forced=bool(waiting))
         observed = Observed(
-            ike=read(
-                lambda: self._parts.ike.observe(
-                    full=bool(waiting),
-                    policies_gone=gone,
-                    kernel_changed=self._take_kernel_changed,
-                )
-            ),
+            ike=self._observe_ike(full=bool(waiting)),
             installed=installed,
             credentials=credentials,
             guard=read(self._parts.guard.observe),
@@ -327,6 +322,15 @@ class Agent:
         self._looked = (desired, ike) if isinstance(ike, ObservedIke) and ike.running else None
         for done in waiting:
             done.set()
+
+    def _observe_ike(self, *, full: bool) -> ObservedIke | Unobserved:
+        unseen = self._came and self._went
+        self._came = self._went = False
+        return read(
+            lambda: self._parts.ike.observe(
+                full=full, sas_unseen=unseen, kernel_changed=self._take_kernel_changed
+            )
+        )
 
     def _breaks_off(self, began: float, ike: ObservedIke | Unobserved) -> bool:
         """Whether rows that changed since the look began go first, by what it has seen so far.
@@ -410,7 +414,7 @@ class Agent:
         )
         self._plan_at = made.wake_at
         if not made.steps:
-            until = math.inf if made.wake_at is None else made.wake_at
+            until = math.inf if made.stale_at is None else made.stale_at
             self._settled = ((desired, observed), until)
         return bool(made.steps)
 

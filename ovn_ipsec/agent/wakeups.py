@@ -39,7 +39,9 @@ class Heard:
     """``wake`` was called."""
     ipsec: bool
     """SAs or policies changed in the kernel."""
-    policies_gone: bool
+    came: bool
+    """SAs came."""
+    went: bool
     """Policies went: with connections, or with the last of their SAs."""
     routes: bool
     """Addresses or routes changed."""
@@ -90,7 +92,8 @@ class Wakeups:
             tick=died or guard or bool(events - {KernelEvent.ROUTE} - _GAINED),
             gained=not events.isdisjoint(_GAINED),
             ipsec=not events.isdisjoint(_GAINED | _GONE),
-            policies_gone=KernelEvent.POLICY_GONE in events,
+            came=KernelEvent.SA in events,
+            went=KernelEvent.POLICY_GONE in events,
             asked=asked,
             routes=not events.isdisjoint({KernelEvent.ADDRESS, KernelEvent.ROUTE}),
             guard=guard,

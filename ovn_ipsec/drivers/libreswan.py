@@ -71,8 +71,8 @@ class _Seen:
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
-    stripped: bool = False
-    """Policies went since: with an SA that came after the last observation, or its connection."""
+    unsure: bool = False
+    """SAs may have come and gone since, and connections with them."""
     kernel: Kernel | None = None
     """None: to be read."""
 
@@ -131,21 +131,22 @@ class Libreswan:
         self,
         *,
         full: bool = False,
-        policies_gone: bool = False,
+        sas_unseen: bool = False,
         kernel_changed: Callable[[], bool] = lambda: False,
     ) -> ObservedIke:
         """pluto's connections and SAs, and the kernel's IPsec tables.
 
         ``full`` reads the list of loaded connections even if nothing hints at a change;
-        ``policies_gone`` makes sure of those that lack an SA. The tables are read anew when
-        ``kernel_changed()``, which is asked after pluto was: so what pluto reports and the
-        tables lack is missing, not merely newer than the tables.
+        ``sas_unseen``, that SAs may have come and gone since the last observation, makes sure of
+        those that lack one. The tables are read anew when ``kernel_changed()``, which is asked
+        after pluto was: so what pluto reports and the tables lack is missing, not merely newer
+        than the tables.
 
         Raises ObservationError: pluto is there and its state cannot be read.
         """
         try:
             try:
-                self._seen.stripped |= policies_gone
+                self._seen.unsure |= sas_unseen
                 ike = self._observe_running(full)
             except PlutoDownError:
                 self._seen.doubtful = True
@@ -233,9 +234,9 @@ class Libreswan:
             status = self._read_connections(dialect)
             if full:
                 self._details = parse_details(status, dialect)
-        elif seen.stripped:
-            self._make_sure(seen.connections.names - with_sa - seen.unproven.keys(), dialect)
-        seen.stripped = False
+        elif seen.unsure:
+            self._make_sure(seen.connections.names - with_sa - seen.unproven.keys())
+        seen.unsure = False
         seen.generation = generation
         seen.with_sa = with_sa
         return ObservedIke(
@@ -303,14 +304,14 @@ class Libreswan:
             (name for name in names if not is_unknown(answers[name])), time.monotonic()
         )
 
-    def _make_sure(self, names: Collection[str], dialect: Dialect) -> None:
-        """Forget those of ``names`` that pluto has no longer."""
-        if len(names) > FEW:
-            self._read_connections(dialect)
-            return
-        gone = {name for name in names if is_unknown(self._pluto.ask(name))}
-        known = self._seen.connections
-        self._seen.connections = LoadedConnections(known.names - gone, known.unoriented - gone)
+    def _make_sure(self, names: Collection[str]) -> None:
+        """Forget those of ``names`` that pluto has no longer; of many that is found out when
+        they are initiated, for to ask for each, or for the list of all, keeps pluto from its
+        work."""
+        if len(names) <= FEW:
+            gone = {name for name in names if is_unknown(self._pluto.ask(name))}
+            known = self._seen.connections
+            self._seen.connections = LoadedConnections(known.names - gone, known.unoriented - gone)
 
     def _assume(self, names: Collection[str]) -> frozenset[str]:
         """Which of ``names``, a crowd that pluto begins by itself, it has: all, until their time

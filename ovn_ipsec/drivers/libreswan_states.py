@@ -67,8 +67,10 @@ class StateReader:
         for line in self._dialect.lines(reply):
             if ", type=" in line and (counted := before.traffic.get(line) or _traffic(line)):
                 known.traffic[line] = traffic[counted[0]] = counted
-            elif " (" in line and (state := before.states.get(_head(line)) or _state(line)):
-                known.states[_head(line)] = state
+            elif " (" in line and (
+                state := before.states.get(head := line[: line.rindex(" (")]) or _state(line)
+            ):
+                known.states[head] = state
                 if state[2] == "ESTABLISHED_CHILD_SA":
                     up.append((state, _parent(line)))
                 elif "CHILD" not in state[2]:
@@ -92,10 +94,6 @@ class StateReader:
         if before is not None and before[0] == parts:
             return before
         return parts, _child_sa(parts, None if before is None else before[1].add_time)
-
-
-def _head(line: str) -> str:
-    return line[: line.rindex(" (")]
 
 
 def _traffic(line: str) -> _Traffic | None:

@@ -68,7 +68,7 @@ class Crowd:
     """For not long."""
     progress_at: float | None = None
     lasting: int = 0
-    """Missing for long."""
+    """Missing for long, with nothing wrong that this node knows of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,10 @@ class Memory:
     crowd: Crowd = Crowd()
     replace_after: float = 0.0
     """Not before: the next wave of replacements of tunnels that carry traffic."""
+    initiate_after: float = 0.0
+    """Not before: the wave of initiations that follows a full one."""
     patient_after: float = 0.0
-    """Not before: the next wave of initiations that are in no hurry."""
+    """Not before: the next wave of those that are in no hurry."""
     listen_at: float = 0.0
     listens: int = 0
     tunnels: Mapping[str, TunnelMemory] = field(default_factory=dict)

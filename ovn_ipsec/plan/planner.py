@@ -60,8 +60,8 @@ INITIATE_PAUSE_S = 1.0
 PATIENT_PAUSE_S = 10.0
 """The same where nobody hurries."""
 PATIENT_WAVES = 20
-"""At most so many of these waves are a round of all: each peer has been tried within 300 s, after
-which readiness would soon no longer believe in its silence."""
+"""At most so many of these waves are a round of all: looks come each 11 s, so each peer has been
+tried within 300 s. For 400 s readiness believes in its silence."""
 LISTEN_LAST_S = 10.0
 OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 """Nickname prefixes that belong to this program in the NSS database (COMPAT)."""
@@ -69,11 +69,14 @@ OUR_CREDENTIALS = ("ovs_cert_", "ovs_certkey_")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, what to remember, and when to plan again at the latest."""
+    """What to do now, what to remember, and when to plan again."""
 
     steps: tuple[Step, ...]
     memory: Memory
     wake_at: float | None = None
+    """Then at the latest."""
+    stale_at: float | None = None
+    """From then on a look has to plan, even if it sees what this plan was made from."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,8 @@ class _Draft:
     others: list[Step] = field(default_factory=list)
     last: list[Step] = field(default_factory=list)
     wakes: list[float] = field(default_factory=list)
+    later: list[float] = field(default_factory=list)
+    """As wakes, but nobody is woken."""
 
     def add(self, step: Step) -> None:
         if isinstance(step, AddConnection | RecordConnection):
@@ -103,8 +108,13 @@ class _Draft:
         for step in planned.steps:
             self.add(step)
         if planned.wake_at is not None:
-            self.wakes.append(planned.wake_at)
+            (self.later if planned.patient else self.wakes).append(planned.wake_at)
         return planned.memory
+
+    def plan(self, memory: Memory) -> Plan:
+        """The whole of it."""
+        wake_at = min(self.wakes, default=None)
+        return Plan(self.steps(), memory, wake_at, min([*self.wakes, *self.later], default=None))
 
     def steps(self) -> tuple[Step, ...]:
         # Drops free selectors that an added tunnel may take over (a port renamed in OVSDB),
@@ -129,7 +139,7 @@ def plan(
     ike, installed = observed.ike, observed.installed
     if isinstance(ike, Unobserved) or isinstance(installed, Unobserved):
         draft.wakes.append(now + OBSERVE_AGAIN_S)
-        return Plan(draft.steps(), memory, min(draft.wakes))
+        return draft.plan(memory)
     memory = _forget_unwanted(desired, installed, memory)
     if not ike.running:
         memory = forget_failures(memory, ["listen"])
@@ -139,7 +149,7 @@ def plan(
         if may_start_ike and due and memory.may_try("ike", now):
             draft.first.append(StartIke())
         draft.wakes.append(now + OBSERVE_AGAIN_S)
-        return Plan(draft.steps(), memory, min(draft.wakes))
+        return draft.plan(memory)
     memory = forget_failures(memory, ["ike"])
     memory = _notice_generation(ike, replace(memory, ike_down_since=None))
     view = IkeView(ike, installed)
@@ -151,7 +161,7 @@ def plan(
     draft.wakes += [
         retry.not_before for retry in memory.retries.values() if retry.not_before > now
     ]
-    return Plan(draft.steps(), memory, min(draft.wakes, default=None))
+    return draft.plan(memory)
 
 
 def plan_changes(
@@ -196,7 +206,7 @@ def plan_changes(
         for step in planned.steps:
             draft.add(step)
     _plan_drops(desired, installed, view, memory, now, draft)
-    crowd = _crowd(remembered, memory.crowd.progress_at, now)
+    crowd = replace(memory.crowd, missing=_missing(remembered, now))
     memory = replace(memory, tunnels=remembered, replace_after=after, crowd=crowd)
     return Plan(draft.steps(), memory)
 
@@ -341,7 +351,8 @@ def _plan_tunnels(
     wave = REPLACE_WAVE if now >= memory.replace_after else 0
     replaced = 0
     came_up = some_wait = False
-    initiations: dict[str, tuple[float, TunnelPlan]] = {}
+    initiations: dict[str, TunnelPlan] = {}
+    lasting = 0
     failed = {key.partition(":")[2] for key in memory.retries}
     recovered: list[str] = []
     for name, tunnel in desired.tunnels.items():
@@ -355,6 +366,8 @@ def _plan_tunnels(
         planned = plan_tunnel(name, config, record, view, before, now, memory.crowd)
         if planned.steps and not memory.may_try(f"tunnel:{name}", now, config.digest):
             continue
+        some_wait |= planned.patient
+        lasting += name not in failed and _is_lasting(planned.memory, now)
         if planned.disruptive:
             if isinstance(config.auth, CertificateAuth) and not nss_known:
                 # What NSS holds decides rightca: the change may be none at all.
@@ -364,11 +377,10 @@ def _plan_tunnels(
                 continue
             replaced += 1
         elif any(isinstance(step, InitiateConnection) for step in planned.steps):
-            initiations[name] = (before.next_attempt, planned)
+            initiations[name] = planned
             continue
         if planned.at_rest and name in failed:
             recovered += (f"tunnel:{name}", f"sa:{name}")
-        some_wait |= planned.patient
         came_up |= before.down_since is not None and planned.memory.down_since is None
         remembered[name] = draft.take(planned)
     memory = forget_failures(memory, recovered)
@@ -376,37 +388,43 @@ def _plan_tunnels(
         memory = replace(memory, replace_after=now + REPLACE_PAUSE_S)
     memory = _plan_initiations(initiations, replace(memory, tunnels=remembered), now, draft)
     progress_at = now if came_up else memory.crowd.progress_at
-    crowd = _crowd(memory.tunnels, progress_at, now)
+    crowd = Crowd(_missing(memory.tunnels, now), progress_at, lasting)
     if crowd.missing < CROWD <= memory.crowd.missing or (came_up and some_wait):
         draft.wakes.append(now + OBSERVE_AGAIN_S)  # who is left waits for nobody any longer
     return replace(memory, crowd=crowd)
 
 
 def _plan_initiations(
-    due: Mapping[str, tuple[float, TunnelPlan]], memory: Memory, now: float, draft: _Draft
+    due: Mapping[str, TunnelPlan], memory: Memory, now: float, draft: _Draft
 ) -> Memory:
-    """Those whose turn it is; ``due``: by tunnel, since when its plan has been due."""
-    # The longest due first: otherwise some of many would never have their turn.
-    order = sorted(due, key=lambda name: due[name][0])
-    urgent = [name for name in order if not due[name][1].patient]
-    patient = [name for name in order if due[name][1].patient]
-    if len(urgent) > INITIATE_WAVE:
-        draft.wakes.append(now + INITIATE_PAUSE_S)
-        urgent = urgent[:INITIATE_WAVE]
-    if now < memory.patient_after:
-        patient = []
-    elif patient:
+    """Those whose turn it is, in waves."""
+    # Who was tried longest ago comes first: otherwise some of many might never have their turn.
+    order = sorted(due, key=lambda name: memory.tunnels[name].next_attempt)
+    urgent = [name for name in order if not due[name].patient]
+    patient = [name for name in order if due[name].patient]
+    turn = urgent[:INITIATE_WAVE] if now >= memory.initiate_after else []
+    if len(turn) == INITIATE_WAVE:
+        memory = replace(memory, initiate_after=now + INITIATE_PAUSE_S)
+    if len(turn) < len(urgent):
+        draft.wakes.append(memory.initiate_after)
+    if patient and now >= memory.patient_after:
         all_missing = memory.crowd.missing + memory.crowd.lasting
-        patient = patient[: max(INITIATE_WAVE, math.ceil(all_missing / PATIENT_WAVES))]
+        turn += patient[: max(INITIATE_WAVE, math.ceil(all_missing / PATIENT_WAVES))]
         memory = replace(memory, patient_after=now + PATIENT_PAUSE_S)
-    done = {name: draft.take(due[name][1]) for name in urgent + patient}
+    if patient:
+        draft.later.append(memory.patient_after)
+    done = {name: draft.take(due[name]) for name in turn}
     return replace(memory, tunnels={**memory.tunnels, **done})
 
 
-def _crowd(tunnels: Mapping[str, TunnelMemory], progress_at: float | None, now: float) -> Crowd:
-    down_since = [t.down_since for t in tunnels.values() if t.down_since is not None]
-    missing = sum(now < since + CROWD_LAST_S for since in down_since)
-    return Crowd(missing, progress_at, lasting=len(down_since) - missing)
+def _missing(tunnels: Mapping[str, TunnelMemory], now: float) -> int:
+    """How many are, and not for long."""
+    down_since = (tunnel.down_since for tunnel in tunnels.values())
+    return sum(since is not None and now < since + CROWD_LAST_S for since in down_since)
+
+
+def _is_lasting(tunnel: TunnelMemory, now: float) -> bool:
+    return tunnel.down_since is not None and now >= tunnel.down_since + CROWD_LAST_S
 
 
 def _plan_drops(

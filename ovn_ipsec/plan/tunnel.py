@@ -52,6 +52,8 @@ JITTER_S = 1.5
 PATIENCE_AFTER_S = 30.0
 """Of a crowd none of which comes up, one that has been missing for so long is in no hurry: most
 likely their peers are gone, and pluto has come back to each of them by itself."""
+HOPE_S = 60.0
+"""So long after one of them came up, those who waited for it in the queue have had their time."""
 LEAD_RETRY_LAST_S = 30.0
 STUCK_ATTEMPTS = 3
 """Of so many tries in a row to get a missing child SA over an IKE SA that is up, the last one
@@ -82,7 +84,7 @@ class TunnelPlan:
     """It is up, or pluto negotiates it, or its address is absent: no step that failed before is
     what it lacks."""
     patient: bool = False
-    """Its steps, now or later, are in no hurry: they come with a plan that is made anyhow."""
+    """Nobody need be woken for it: the next look at everything that comes anyhow will do."""
 
 
 def plan_tunnel(
@@ -241,7 +243,7 @@ def _plan_initiation(
     due = max(memory.next_attempt, _queued_until(config, memory, crowd))
     patient = _is_patient(memory, now, crowd)
     if now < due:
-        return TunnelPlan((), memory, wake_at=None if patient else due, patient=patient)
+        return TunnelPlan((), memory, wake_at=due, patient=patient)
     attempts = memory.attempts + 1
     if config.lead and health.in_touch and attempts % STUCK_ATTEMPTS == 0:
         return _plan_unblock(name, config, version, memory, now)
@@ -254,14 +256,13 @@ def _plan_initiation(
         reason = "its SAs were left by a pluto that is gone"
     step = InitiateConnection(name, health.missing, reason)
     after = replace(memory, attempts=attempts, next_attempt=now + pause)
-    wake_at = None if patient else after.next_attempt
-    return TunnelPlan((step,), after, wake_at=wake_at, patient=patient)
+    return TunnelPlan((step,), after, wake_at=after.next_attempt, patient=patient)
 
 
 def _is_patient(memory: TunnelMemory, now: float, crowd: Crowd) -> bool:
     if memory.down_since is None or crowd.missing + crowd.lasting < CROWD:
         return False
-    if crowd.progress_at is not None and now < crowd.progress_at + PROGRESS_S:
+    if crowd.progress_at is not None and now < crowd.progress_at + HOPE_S:
         return False
     return now >= memory.down_since + PATIENCE_AFTER_S
 

@@ -115,8 +115,12 @@ def judge(
     children = look.children(own)
     connections = tuple(
         ActiveConnection(
-            *(each, _line(child), child.bytes_in, child.bytes_out),
-            *(child.add_time, child.spi_in),
+            name=each,
+            line=_line(child),
+            bytes_in=child.bytes_in,
+            bytes_out=child.bytes_out,
+            add_time=child.add_time,
+            spi_in=child.spi_in,
         )
         for each, child in sorted(children.items())
     )

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from ovn_ipsec.agent import node
 from ovn_ipsec.agent.node import Agent, Parts
 from ovn_ipsec.desired.build import Policy
 from ovn_ipsec.drivers.nftables_text import render_guard
@@ -35,7 +37,9 @@ from ovn_ipsec.model.steps import (
     StartIke,
     Step,
 )
+from ovn_ipsec.plan import Plan, plan
 from ovn_ipsec.sources.certificates import CertificateFiles
+from ovn_ipsec.sources.kernel_events import KernelEvent
 from tools.lab.container import wait_until
 
 HERE = "192.0.2.100"
@@ -66,10 +70,12 @@ class Addresses:
 
 
 class Quiet:
-    """Event sources in which nothing ever happens."""
+    """Event sources in which hardly ever anything happens."""
 
     def __init__(self) -> None:
         self.fds = os.pipe()
+        self.events: frozenset[KernelEvent] = frozenset()
+        """To be told once."""
 
     def fileno(self) -> int:
         return self.fds[0]
@@ -77,8 +83,9 @@ class Quiet:
     def filenos(self) -> tuple[int, ...]:
         return (self.fds[0],)
 
-    def drain(self) -> frozenset[Any]:
-        return frozenset()
+    def drain(self) -> frozenset[KernelEvent]:
+        events, self.events = self.events, frozenset()
+        return events
 
 
 class Ike:
@@ -103,7 +110,7 @@ class Ike:
         return {}
 
     def observe(
-        self, *, full: bool, policies_gone: bool, kernel_changed: Callable[[], bool]
+        self, *, full: bool, sas_unseen: bool, kernel_changed: Callable[[], bool]
     ) -> ObservedIke:
         if self.bugs:
             self.bugs -= 1
@@ -131,6 +138,8 @@ class RunningIke(Ike):
         self.on_add: Callable[[], None] = lambda: None
         self.stuck = ""
         """Why connections cannot be dropped."""
+        self.unsure: list[bool] = []
+        """Whether SAs may have come and gone unseen, as each observation was told."""
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -145,9 +154,10 @@ class RunningIke(Ike):
         return dict(self.installed)
 
     def observe(
-        self, *, full: bool, policies_gone: bool, kernel_changed: Callable[[], bool]
+        self, *, full: bool, sas_unseen: bool, kernel_changed: Callable[[], bool]
     ) -> ObservedIke:
         kernel_changed()
+        self.unsure.append(sas_unseen)
         self.calls.append("observe")
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
@@ -211,13 +221,21 @@ def table() -> Table:
 
 
 @pytest.fixture
-def agent(ike: Ike, ovsdb: Ovsdb, table: Table) -> Iterator[Agent]:
+def kernel() -> Iterator[Quiet]:
+    quiet = Quiet()
+    yield quiet
+    for fd in quiet.fds:
+        os.close(fd)
+
+
+@pytest.fixture
+def agent(ike: Ike, ovsdb: Ovsdb, table: Table, kernel: Quiet) -> Iterator[Agent]:
     quiet = Quiet()
     parts = Parts(
         ovsdb=cast("Any", ovsdb),
         certificates=CertificateFiles(),
         addresses=cast("Any", Addresses()),
-        kernel_events=cast("Any", quiet),
+        kernel_events=cast("Any", kernel),
         ike=cast("Any", ike),
         log=PlutoLog(lambda: None),
         nss=cast("Any", NoCredentials()),
@@ -301,6 +319,26 @@ def test_look_gives_way_to_others_and_what_it_starts_does_not(
     assert ("observe", 0) in seen[seen.index(lowered) :]  # somebody waited for it
 
 
+def test_look_plans_when_the_last_plan_is_stale_whatever_it_sees(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[float] = []
+
+    def planned(*what: Any, **how: Any) -> Plan:
+        plans.append(time.monotonic())
+        return replace(plan(*what, **how), steps=(), wake_at=None, stale_at=plans[-1] + 1.0)
+
+    monkeypatch.setattr(node, "plan", planned)
+    with running(agent):
+        assert agent.request_refresh(10)
+        first = len(plans)
+        assert agent.request_refresh(10)
+        assert len(plans) == first, "it holds"
+        time.sleep(1.1)
+        assert agent.request_refresh(10)
+        assert len(plans) == first + 1
+
+
 def test_loop_shows_life_while_nothing_happens(agent: Agent) -> None:
     with running(agent):
         assert agent.request_refresh(10)
@@ -330,6 +368,20 @@ class TestRows:
                 wait_until(lambda: "observe" in ike.calls, 10, "a look")
                 assert ike.calls[0] == f"add t{number}"
                 assert ike.calls.count(f"add t{number}") == 1
+
+    def test_only_sas_that_came_and_policies_that_went_make_loaded_connections_doubtful(
+        self, agent: Agent, ike: RunningIke, kernel: Quiet
+    ) -> None:
+        came, went = KernelEvent.SA, KernelEvent.POLICY_GONE
+        with running(agent):
+            assert agent.request_refresh(10)
+            told = []
+            for events in ({came}, {went}, {came, went}, set[KernelEvent]()):
+                ike.unsure.clear()
+                kernel.events = frozenset(events)
+                assert agent.request_refresh(10)
+                told.append(any(ike.unsure))
+        assert told == [False, False, True, False]
 
     def test_packets_that_the_guard_meets_are_told_and_ask_for_no_plan(
         self, agent: Agent, ovsdb: Ovsdb, table: Table

@@ -16,7 +16,8 @@ from ovn_ipsec.errors import DriverError, ObservationError
 WHACK = """#!/bin/sh
 case "$*" in
 *--version) echo "Libreswan 4.10" ;;
-*--briefstatus | *--showstates | *--trafficstatus) echo "000 " ;;
+*--trafficstatus) cat {root}/states ;;
+*--briefstatus) echo "000 " ;;
 *--status) echo "000 Total IPsec connections: loaded 0, active 0" ;;
 *) echo "unknown: $*" >&2; exit 99 ;;
 esac
@@ -33,6 +34,10 @@ case "$*" in
 *) echo "unknown: $*" >&2; exit 99 ;;
 esac
 """
+UP = """\
+000 #3: "tun-in-1":500 STATE_V2_ESTABLISHED_CHILD_SA (established Child SA); IKE SA #1; idle;
+006 #3: "tun-in-1", type=ESP, add_time={add_time}, inBytes=0, outBytes=0, maxBytes=2^63B, id='b'
+"""
 POLICY = "src 10.0.0.1/32 dst 10.0.0.2/32 proto udp dport 6081\n\tdir out priority 1 ptype main\n"
 
 
@@ -45,13 +50,30 @@ def program(path: Path, text: str) -> None:
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LibreswanPaths:
     paths = LibreswanPaths.from_flags(str(tmp_path))
-    program(paths.libexec_dir / "whack", WHACK)
+    program(paths.libexec_dir / "whack", WHACK.format(root=tmp_path))
+    (tmp_path / "states").write_text("000 \n")
     paths.run_dir.mkdir(parents=True)
     paths.ctl.touch()
     program(tmp_path / "bin/ip", IP.format(root=tmp_path))
     (tmp_path / "policies").write_text(POLICY)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     return paths
+
+
+def test_what_one_pluto_said_is_not_what_the_next_one_means(
+    paths: LibreswanPaths, tmp_path: Path
+) -> None:
+    driver = Libreswan(paths)
+
+    def made_at(said: int) -> int | None:
+        (tmp_path / "states").write_text(UP.format(add_time=said))
+        (child,) = driver.observe().children
+        return child.add_time
+
+    assert [made_at(100), made_at(99)] == [100, 100], "it wavers by a second"
+    paths.ctl.rename(tmp_path / "old.ctl")
+    paths.ctl.touch()
+    assert made_at(99) == 99
 
 
 @pytest.mark.parametrize("table", ["policy", "state"])

@@ -12,7 +12,13 @@ from ovn_ipsec.model.conns import Desired, ObservedIke
 from ovn_ipsec.model.steps import AddConnection, InitiateConnection, ReplaceConnection, Step
 from ovn_ipsec.plan import Memory, plan
 from ovn_ipsec.plan.planner import INITIATE_WAVE
-from ovn_ipsec.plan.tunnel import CROWD, FALLBACK_RECOVERY_S, JITTER_S, LEAD_RETRY_LAST_S
+from ovn_ipsec.plan.tunnel import (
+    CROWD,
+    FALLBACK_RECOVERY_S,
+    JITTER_S,
+    LEAD_RETRY_LAST_S,
+    PROGRESS_S,
+)
 from tests.unit.world import World, config, desired
 
 
@@ -126,17 +132,18 @@ def dead_crowd(count: int) -> tuple[World, Desired]:
 
 
 @pytest.mark.parametrize(("count", "wave"), [(50, INITIATE_WAVE), (400, 20)])
-def test_peers_that_are_gone_are_tried_in_turn_when_there_is_a_plan_anyhow(
+def test_peers_that_are_gone_are_tried_in_turn_at_looks_that_come_anyhow(
     count: int, wave: int
 ) -> None:
     world, want = dead_crowd(count)
     tried: Counter[str] = Counter()
     for _ in range(300 // 12):
         world.negotiating.clear()
-        steps = world.tick(want, 11.0)
+        steps = world.look(want, 11.0)
         assert world.wake_at is None
         assert len(steps) <= wave
-        assert world.tick(want, 1.0) == (), "what came of it is looked at"
+        world.negotiating.clear()
+        assert world.look(want, 1.0) == (), "what came of it is looked at"
         tried.update(step.tunnel for step in steps if isinstance(step, InitiateConnection))
     assert len(tried) == count and max(tried.values()) - min(tried.values()) <= 1
 
@@ -145,21 +152,66 @@ def test_as_soon_as_one_of_a_crowd_comes_up_the_others_are_tried_at_their_times(
     world, want = dead_crowd(50)
     world.peers_answer = True
     world.negotiating.clear()
-    assert world.tick(want, 11.0)
+    assert world.look(want, 11.0)
     back_at = world.now
-    world.tick(want, 0.1)
+    world.look(want, 0.1)
     assert world.wake_at is not None and world.wake_at < world.now + 1
     while not world.all_up(want):
+        assert world.wake_at is not None, "somebody is woken for them"
+        world.look(want, max(world.wake_at - world.now, 0.1))
+        assert world.now - back_at < 1.25 * LEAD_RETRY_LAST_S + 5.0
+
+
+def test_when_one_of_a_crowd_came_up_and_no_more_do_the_others_are_tried_once_more() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2) for number in range(50)})
+    world.settle(want, 45)
+    for role in ("in", "out"):
+        world.come_up(f"t0-{role}-1")
+    came_up_at, tried = world.now, set()
+    world.wake_at = world.now  # the kernel tells
+    while world.now < came_up_at + PROGRESS_S + 5.0:
+        world.negotiating.clear()
         pause_s = min(world.wake_at or math.inf, world.now + 11.0) - world.now
-        world.tick(want, max(pause_s, 0.1))
-        assert world.now - back_at < 1.25 * LEAD_RETRY_LAST_S + 11.0
+        steps = world.look(want, max(pause_s, 0.1))
+        tried |= {step.tunnel for step in steps if isinstance(step, InitiateConnection)}
+    assert len(tried) == 49
 
 
-def test_single_peer_that_is_gone_is_tried_at_its_time() -> None:
-    world, want = dead_crowd(1)
-    world.negotiating.clear()
-    world.tick(want)
+@pytest.mark.parametrize("missing_s", [45.0, 200.0])
+@pytest.mark.parametrize(("count", "patient"), [(CROWD - 1, False), (CROWD, True)])
+def test_nobody_is_woken_for_a_crowd_that_is_gone(
+    count: int, missing_s: float, *, patient: bool
+) -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(count)})
+    world.settle(want, missing_s)
+    for _ in range(2):
+        world.negotiating.clear()
+        world.tick(want)
+    assert (world.wake_at is None) == patient
+
+
+def test_rows_that_cannot_be_had_make_no_crowd_of_peers_that_are_gone() -> None:
+    world = World(peers_answer=False)
+    confs = {f"t{number}": config(number + 2) for number in range(CROWD + 1)}
+    world.settle(desired(**confs), 200)
+    want = desired(t0=confs.pop("t0"), **dict.fromkeys(confs))
+    for _ in range(3):
+        world.negotiating.clear()
+        world.tick(want, 1.0)
     assert world.wake_at is not None
+
+
+def test_crowd_of_missing_tunnels_has_a_pause_after_each_wave() -> None:
+    world = World(peers_answer=False)
+    want = desired(**{f"t{number}": config(number + 2, lead=False) for number in range(25)})
+    world.tick(want)
+    first = world.tick(want, 24.0)
+    assert len(first) == INITIATE_WAVE
+    assert world.tick(want, 0.1) == ()
+    assert world.wake_at is not None
+    assert len(world.tick(want, world.wake_at - world.now)) == INITIATE_WAVE
 
 
 @pytest.mark.parametrize("followed", [False, True])

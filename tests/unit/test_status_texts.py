@@ -335,9 +335,10 @@ def test_connection_whose_states_were_flushed_is_not_up_whatever_pluto_says() ->
 
 
 def test_rekey_with_two_child_sas_lists_the_connection_once_with_the_newest() -> None:
-    newer = replace(CHILD, serial=12, line=IN_LINE.replace("#8", "#12"))
+    newer = replace(CHILD, serial=12, line=IN_LINE.replace("#8", "#12"), spi_in=0xBEEF)
     taken = snapshot(WANTED, ike=replace(IKE, children=(newer, CHILD)))
-    assert [active.line for active in taken.tunnels[0].connections] == [newer.line]
+    (active,) = taken.tunnels[0].connections
+    assert (active.line, active.spi_in) == (newer.line, newer.spi_in)
 
 
 def test_foreign_connections_and_policies_are_in_nobodys_block() -> None:

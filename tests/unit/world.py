@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ovn_ipsec.model.conns import (
@@ -116,6 +117,7 @@ class World:
         self.memory = Memory()
         self.wake_at: float | None = None
         self.looked: tuple[Desired, ObservedIke] | None = None
+        self.settled: tuple[Desired, Observed, float] | None = None
 
     def observe(self) -> Observed:
         children = tuple(
@@ -160,6 +162,15 @@ class World:
             ),
         )
 
+    def look(self, want: Desired, advance_s: float) -> tuple[Step, ...]:
+        """As the agent looks: no plan while the last one, an empty one, holds for what is seen."""
+        if self.settled is not None:
+            before, seen, until = self.settled
+            if (before, seen) == (want, self.observe()) and self.now + advance_s < until:
+                self.now += advance_s
+                return ()
+        return self.tick(want, advance_s)
+
     def tick(self, want: Desired, advance_s: float = 0.0) -> tuple[Step, ...]:
         """Plan, apply, remember as the agent does; returns the steps."""
         self.now += advance_s
@@ -173,6 +184,8 @@ class World:
             assert isinstance(seen.ike, ObservedIke)
             self.looked = (want, seen.ike)
             self.wake_at = made.wake_at
+            until = math.inf if made.stale_at is None else made.stale_at
+            self.settled = None if made.steps else (want, seen, until)
         outcomes = [self.apply(step) for step in made.steps]
         self.memory = remember(made.memory, outcomes, self.now)
         return made.steps
