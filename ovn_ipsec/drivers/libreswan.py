@@ -71,6 +71,8 @@ class _Seen:
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
+    """Connections with an established SA, and those of which pluto showed an attempt."""
+    tried: frozenset[str] = frozenset()
     unsure: bool = False
     """SAs may have come and gone since, and connections with them."""
     kernel: Kernel | None = None
@@ -225,20 +227,25 @@ class Libreswan:
         if seen.generation != generation or self._states is None:
             self._states = StateReader(dialect)
         children, ikes = self._states.read(said)
-        with_sa = _names(children) | _names(ikes)
+        with_sa = _names(children) | _names(ike for ike in ikes if ike.established)
+        tried = _names(ike for ike in ikes if not ike.established)
+        shown = with_sa | tried
         # A connection that somebody deletes loses its SAs with it.
-        lost = bool(seen.with_sa - with_sa)
-        seen.unproven = {name: at for name, at in seen.unproven.items() if name not in with_sa}
+        lost = bool(seen.with_sa - shown)
+        seen.unproven = {name: at for name, at in seen.unproven.items() if name not in shown}
         overdue = time.monotonic() >= min(seen.unproven.values(), default=math.inf)
         if full or lost or overdue or seen.doubtful or seen.generation != generation:
             status = self._read_connections(dialect)
             if full:
                 self._details = parse_details(status, dialect)
         elif seen.unsure:
-            self._make_sure(seen.connections.names - with_sa - seen.unproven.keys())
+            self._make_sure(seen.connections.names - shown - seen.unproven.keys())
+        else:
+            # Or an attempt; but 5.2 rests after one of its own that nobody answered.
+            self._make_sure(seen.connections.names & seen.tried - shown)
         seen.unsure = False
         seen.generation = generation
-        seen.with_sa = with_sa
+        seen.with_sa, seen.tried = with_sa, tried
         return ObservedIke(
             running=True,
             generation=generation,
@@ -328,6 +335,7 @@ class Libreswan:
         seen.unproven |= dict.fromkeys(loaded, proof_by_s)
         # Loading one anew took its SAs away.
         seen.with_sa -= loaded
+        seen.tried -= loaded
         return loaded
 
     def _record(self, steps: Sequence[Step], errors: dict[int, str | None]) -> None:
@@ -404,6 +412,7 @@ class Libreswan:
         known = self._seen.connections
         self._seen.connections = LoadedConnections(known.names - {name}, known.unoriented - {name})
         self._seen.with_sa -= {name}
+        self._seen.tried -= {name}
         self._seen.unproven.pop(name, None)
         self._seen.missed -= {name}
 

@@ -106,6 +106,7 @@ class PlayedAgent:
             "tunnels": counts,
             "unencrypted": missing,
             "read": {name: options["remote_ip"] for name, options in read.items()},
+            "age_s": 2.0,
         }
 
 

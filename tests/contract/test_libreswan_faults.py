@@ -83,7 +83,8 @@ def test_a_connection_deleted_behind_our_back_is_noticed_from_its_sas(
     daemons: list[Daemon], driver: Libreswan
 ) -> None:
     daemon, _ = daemons
-    driver.apply([AddConnection("t", 1, config("10.91.0.200", lead=True))])
+    step = AddConnection("t", 1, config("10.91.0.200", lead=True))
+    assert errors(driver.apply([step])) == [None]
     wait_until(lambda: driver.observe().ike_sas != (), WITHIN_S, "pluto tries")
     daemon.whack("--name", "t-in-1", "--delete")
     daemon.whack("--name", "t-out-1", "--delete")

@@ -14,11 +14,13 @@ from ovn_ipsec.drivers.pluto import Pluto
 from ovn_ipsec.errors import DriverError, ObservationError
 
 WHACK = """#!/bin/sh
+echo "$*" >>{root}/asked
 case "$*" in
 *--version) echo "Libreswan 4.10" ;;
 *--trafficstatus) cat {root}/states ;;
+*--trafficstatus\\ --name*) echo "000 " ;;
 *--briefstatus) echo "000 " ;;
-*--status) echo "000 Total IPsec connections: loaded 0, active 0" ;;
+*--status) cat {root}/loaded; echo "000 Total IPsec connections: loaded 0, active 0" ;;
 *) echo "unknown: $*" >&2; exit 99 ;;
 esac
 """
@@ -52,6 +54,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LibreswanPaths:
     paths = LibreswanPaths.from_flags(str(tmp_path))
     program(paths.libexec_dir / "whack", WHACK.format(root=tmp_path))
     (tmp_path / "states").write_text("000 \n")
+    (tmp_path / "loaded").touch()
     paths.run_dir.mkdir(parents=True)
     paths.ctl.touch()
     program(tmp_path / "bin/ip", IP.format(root=tmp_path))
@@ -74,6 +77,33 @@ def test_what_one_pluto_said_is_not_what_the_next_one_means(
     paths.ctl.rename(tmp_path / "old.ctl")
     paths.ctl.touch()
     assert made_at(99) == 99
+
+
+@pytest.mark.parametrize(
+    ("state", "count", "by_name", "all_of_them"),
+    [("PARENT_I1", 3, 3, 0), ("PARENT_I1", 20, 0, 0), ("ESTABLISHED_IKE_SA", 20, 0, 1)],
+    ids=["a few attempts", "many attempts", "SAs"],
+)
+def test_attempts_that_end_cost_no_list_of_all_connections_and_sas_do(
+    paths: LibreswanPaths, tmp_path: Path, state: str, count: int, by_name: int, all_of_them: int
+) -> None:
+    """libreswan 5.2 rests after an attempt that nobody answered; a deleted connection is gone."""
+    names = [f"d{number}-in-1" for number in range(count)]
+    ends = ": 10.0.0.1/32===10.0.0.1...10.0.0.2===10.0.0.2/32; unrouted;"
+    (tmp_path / "loaded").write_text("".join(f'000 "{name}"{ends}\n' for name in names))
+    shown = "".join(
+        f'000 #{serial}: "{name}":500 STATE_V2_{state} (said); idle;\n'
+        for serial, name in enumerate(names, 1)
+    )
+    driver = Libreswan(paths)
+    (tmp_path / "states").write_text(shown)
+    assert driver.observe().loaded == set(names)
+    (tmp_path / "states").write_text("000 \n")
+    (tmp_path / "asked").unlink()
+    assert driver.observe().loaded == set(names)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert sum("--name" in words for words in asked) == by_name
+    assert sum(words.endswith("--status") for words in asked) == all_of_them
 
 
 @pytest.mark.parametrize("table", ["policy", "state"])
