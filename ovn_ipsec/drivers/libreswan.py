@@ -239,10 +239,10 @@ class Libreswan:
             if full:
                 self._details = parse_details(status, dialect)
         elif seen.unsure:
-            self._make_sure(seen.connections.names - shown - seen.unproven.keys())
+            self._make_sure(seen.connections.names - shown - seen.unproven.keys(), dialect)
         else:
             # Or an attempt; but 5.2 rests after one of its own that nobody answered.
-            self._make_sure(seen.connections.names & seen.tried - shown)
+            self._make_sure(seen.connections.names & seen.tried - shown, dialect)
         seen.unsure = False
         seen.generation = generation
         seen.with_sa, seen.tried = with_sa, tried
@@ -311,14 +311,15 @@ class Libreswan:
             (name for name in names if not is_unknown(answers[name])), time.monotonic()
         )
 
-    def _make_sure(self, names: Collection[str]) -> None:
-        """Forget those of ``names`` that pluto has no longer; of many that is found out when
-        they are initiated, for to ask for each, or for the list of all, keeps pluto from its
-        work."""
-        if len(names) <= FEW:
-            gone = {name for name in names if is_unknown(self._pluto.ask(name))}
-            known = self._seen.connections
-            self._seen.connections = LoadedConnections(known.names - gone, known.unoriented - gone)
+    def _make_sure(self, names: Collection[str], dialect: Dialect) -> None:
+        """Look whether pluto has ``names`` still, and what else is gone if it has not.
+
+        Of many that is found out when they are initiated: to ask for each, or for the list of
+        all, keeps pluto from its work.
+        """
+        few = names if len(names) <= FEW else ()
+        if any(is_unknown(self._pluto.ask(name)) for name in few):
+            self._read_connections(dialect)
 
     def _assume(self, names: Collection[str]) -> frozenset[str]:
         """Which of ``names``, a crowd that pluto begins by itself, it has: all, until their time
