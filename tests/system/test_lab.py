@@ -194,7 +194,11 @@ def test_original_monitor_encrypts_with_psk(lab: Lab) -> None:
     for node in (a, b):
         node.start_pluto()
         node.start_original_monitor("--no-restart-ike-daemon")
-    lab.connect(a, b, psk="correct horse battery")
+    # One after the other: of two that begin at once some cross, and stay half a tunnel for good.
+    a.add_tunnel("tun-b", b.ipv4, psk="correct horse battery")
+    wait_until(lambda: '"tun-b-out-1"' in a.whack("--status"), 30, "connections on the first node")
+    time.sleep(5)
+    b.add_tunnel("tun-a", a.ipv4, psk="correct horse battery")
     with lab.traffic(a, b) as traffic:
         wait_until(lambda: a.sa_count() >= 4 and b.sa_count() >= 4, 90, "states on both nodes")
         since, start = lab.wire.mark(), time.monotonic()
