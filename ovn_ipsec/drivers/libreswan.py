@@ -18,11 +18,7 @@ from ovn_ipsec.drivers.libreswan_details import parse_details
 from ovn_ipsec.drivers.libreswan_files import LibreswanPaths, TunnelFiles, TunnelStore
 from ovn_ipsec.drivers.libreswan_load import FEW, Load, Loader, render_files, render_load
 from ovn_ipsec.drivers.libreswan_states import StateReader
-from ovn_ipsec.drivers.libreswan_status import (
-    Dialect,
-    LoadedConnections,
-    parse_connections,
-)
+from ovn_ipsec.drivers.libreswan_status import Dialect, LoadedConnections, parse_connections
 from ovn_ipsec.drivers.pluto import Pluto, PlutoDownError, is_unknown
 from ovn_ipsec.drivers.pluto_log import log_file
 from ovn_ipsec.errors import CommandError, DriverError, ObservationError
@@ -71,8 +67,8 @@ class _Seen:
     missed: frozenset[str] = frozenset()
     """Taken for loaded, and then not found: of these no word but pluto's counts."""
     with_sa: frozenset[str] = frozenset()
-    """Connections with an established SA, and those of which pluto showed an attempt."""
     tried: frozenset[str] = frozenset()
+    """Connections of which pluto showed an attempt."""
     unsure: bool = False
     """SAs may have come and gone since, and connections with them."""
     kernel: Kernel | None = None

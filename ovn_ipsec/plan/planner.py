@@ -54,8 +54,8 @@ REPLACE_WAVE = 10
 """Connections in use that one plan replaces; the next wave follows after REPLACE_PAUSE_S."""
 REPLACE_PAUSE_S = 1.0
 INITIATE_WAVE = 10
-"""Tunnels that one plan initiates. Each costs a program call, and a crowd of them makes a pluto
-that is busy with its own attempts busier."""
+"""Tunnels in a hurry that one plan initiates. Each costs a program call, and a crowd of them
+makes a pluto that is busy with its own attempts busier."""
 INITIATE_PAUSE_S = 1.0
 PATIENT_PAUSE_S = 10.0
 """The same where nobody hurries."""
@@ -202,9 +202,7 @@ def plan_changes(
             if not room:
                 continue
             room, after = room - 1, now + REPLACE_PAUSE_S
-        remembered[name] = planned.memory
-        for step in planned.steps:
-            draft.add(step)
+        remembered[name] = draft.take(planned)
     _plan_drops(desired, installed, view, memory, now, draft)
     crowd = replace(memory.crowd, missing=_missing(remembered, now))
     memory = replace(memory, tunnels=remembered, replace_after=after, crowd=crowd)

@@ -74,12 +74,11 @@ def take_snapshot(
 def redate(snapshot: Snapshot, observed: Observed, now_s: float, wall: datetime) -> Snapshot:
     """The same state, found unchanged now but for the guard's counters."""
     ike = snapshot.ike
-    stale = {item.subject for item in snapshot.stale}
     return replace(
         snapshot,
         taken_at_s=now_s,
         taken_at=wall,
-        ike=replace(ike, read_at_s=now_s) if ike and Subject.IKE not in stale else ike,
+        ike=ike if ike is None or snapshot.unread(Subject.IKE) else replace(ike, read_at_s=now_s),
         guard=_guard(observed.guard, snapshot, now_s),
     )
 

@@ -77,6 +77,10 @@ class Quiet:
         self.events: frozenset[KernelEvent] = frozenset()
         """To be told once."""
 
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
     def fileno(self) -> int:
         return self.fds[0]
 
@@ -224,8 +228,7 @@ def table() -> Table:
 def kernel() -> Iterator[Quiet]:
     quiet = Quiet()
     yield quiet
-    for fd in quiet.fds:
-        os.close(fd)
+    quiet.close()
 
 
 @pytest.fixture
@@ -243,8 +246,7 @@ def agent(ike: Ike, ovsdb: Ovsdb, table: Table, kernel: Quiet) -> Iterator[Agent
         guard_events=cast("Any", quiet),
     )
     yield Agent(parts, Policy(), may_start_ike=True, guard_on_unknown=GuardMode.ENFORCE)
-    for fd in quiet.fds:
-        os.close(fd)
+    quiet.close()
 
 
 @contextmanager

@@ -20,10 +20,7 @@ from ovn_ipsec.drivers.pluto import complaint
 from ovn_ipsec.drivers.xfrm import parse_policies
 from ovn_ipsec.drivers.xfrm import parse_states as parse_kernel_states
 from ovn_ipsec.errors import ObservationError
-from ovn_ipsec.model.conns import (
-    ChildSa,
-    IkeSa,
-)
+from ovn_ipsec.model.conns import ChildSa, IkeSa
 from ovn_ipsec.model.kernel import KernelPolicy, KernelState
 
 STATUS_4 = """\
